@@ -1,0 +1,72 @@
+"""Every bound of every queue, buffer, pool, loop and retry, each with its reason.
+
+What an operator may set stands in `config/model.py` with its default; what stands here holds
+whatever the configuration says. Something unbounded is a bug even when it works.
+"""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# --- HTTP from callers ---------------------------------------------------------------------
+
+HEADERS_COUNT_MAX: Final = 100
+"""Fields in one head. SDKs send about 25; nginx and Apache stop at 100 too."""
+
+CHUNK_LINE_BYTES_MAX: Final = 256
+"""A chunk-size line with its extensions: nobody sends extensions, attackers send long ones."""
+
+TRAILER_BYTES_MAX: Final = 8 * KIB
+"""Trailer fields are read and dropped; this bounds how much is read."""
+
+PIPELINE_BYTES_MAX: Final = 64 * KIB
+"""What a caller may send ahead while its request is in flight; then reading pauses."""
+
+LINGER_BYTES_MAX: Final = 4 * MIB
+LINGER_US: Final = 2_000_000
+"""After an early error the rest of the upload is read and dropped (RFC 9112 section 9.6), so
+that the answer is not lost to a reset; a caller that goes on longer is cut."""
+
+CLIENT_WRITE_BUFFER_BYTES_MAX: Final = 64 * KIB
+"""Bytes waiting for a slow caller before its own upstream is paused."""
+
+# --- HTTP from providers -------------------------------------------------------------------
+
+UPSTREAM_HEAD_BYTES_MAX: Final = 64 * KIB
+"""A provider's head. Cloudflare in front of providers sends about 2 KiB."""
+
+UNARY_HOLD_BYTES_MAX: Final = 1 * MIB
+"""An answer that is not a stream is held whole up to this size, so a cut one can fail over."""
+
+STREAM_HOLD_BYTES_MAX: Final = 64 * KIB
+"""What a stream may send before its first content byte; beyond it counts as content."""
+
+SSE_EVENT_BYTES_MAX: Final = 1 * MIB
+"""An event beyond this is relayed but no longer inspected."""
+
+INTERIM_ANSWERS_MAX: Final = 16
+"""1xx answers skipped before one final answer; more is a provider that never answers."""
+
+# --- the body scan -------------------------------------------------------------------------
+
+JSON_DEPTH_MAX: Final = 128
+TAGS_COUNT_MAX: Final = 32
+TAG_KEY_BYTES_MAX: Final = 64
+TAG_VALUE_BYTES_MAX: Final = 256
+IDENTIFIER_BYTES_MAX: Final = 512
+"""End user, trace id, conversation id: longer ones are nobody's identifier."""
+
+# --- routing -------------------------------------------------------------------------------
+
+ROUTE_DEPTH_MAX: Final = 4
+ROUTE_TARGETS_MAX: Final = 64
+"""Leaves of one routing config once its nested configs are opened."""
+
+# --- traces --------------------------------------------------------------------------------
+
+TRACE_INLINE_BODY_BYTES_MAX: Final = 32 * KIB
+"""Larger bodies lie in the spill file, by reference."""
+
+TRACE_BODY_BYTES_MAX: Final = 4 * MIB
+"""Kept of one body; what is longer is cut and marked so."""
