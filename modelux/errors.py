@@ -106,4 +106,4 @@ class ConfigError(Exception):
 
 
 class StoreError(Exception):
-    """A file or shared memory that modelux owns cannot be used; the message says which and why."""
+    """A file or shared memory of ours cannot be used; the message says which and why."""
