@@ -70,3 +70,8 @@ TRACE_INLINE_BODY_BYTES_MAX: Final = 32 * KIB
 
 TRACE_BODY_BYTES_MAX: Final = 4 * MIB
 """Kept of one body; what is longer is cut and marked so."""
+
+# --- logs ----------------------------------------------------------------------------------
+
+LOG_VALUE_CHARS_MAX: Final = 2_000
+"""Of one field of a log line: enough for any message, too little for a prompt."""

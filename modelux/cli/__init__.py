@@ -1,0 +1,1 @@
+"""The command line: one module a word, each with `configure` and `run`."""
