@@ -1,0 +1,1 @@
+"""What is shared between processes in `state_dir`: the LMDB map, its stamps and its places."""

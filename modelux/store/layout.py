@@ -1,0 +1,37 @@
+"""Where things lie in `state_dir` and `data_dir`, and the version of that layout.
+
+```
+state_dir (tmpfs)                       data_dir (disk)
+  stamp        boot id, layout, ...       serve.lock   held while a supervisor runs
+  state.mdb    LMDB: snapshot             reload.json  how the last reload went
+  cells        mapped counters            generations  what worker generations are used up
+  ring.S.G     traces of slot S           control.db, traces/, spill/
+  metrics.json from the trace writer
+```
+"""
+
+from pathlib import Path
+from typing import Final
+
+LAYOUT_VERSION: Final = 1
+"""Changes whenever a file in `state_dir` is laid out differently: an old one is discarded."""
+
+STATE_MAP_FILE: Final = "state.mdb"
+CELLS_FILE: Final = "cells"
+METRICS_FILE: Final = "metrics.json"
+STAMP_FILE: Final = "stamp"
+RING_PREFIX: Final = "ring."
+
+SERVE_LOCK_FILE: Final = "serve.lock"
+RELOAD_FILE: Final = "reload.json"
+GENERATIONS_FILE: Final = "generations"
+
+BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Return what tells one boot of this machine from another; empty where there is none."""
+    try:
+        return BOOT_ID_PATH.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
