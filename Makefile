@@ -20,7 +20,7 @@ help: ## list the commands
 
 setup: $(NATIVE) ## .venv with the locked packages, the native module and the command
 
-$(REQUIREMENTS): locks/requirements-dev.txt scripts/make_venv.sh
+$(REQUIREMENTS): locks/requirements-dev.txt scripts/make_venv.sh scripts/pip.sh
 	@scripts/make_venv.sh $(VENV) $<
 	@touch $@
 
@@ -29,11 +29,11 @@ Cargo.lock: locks/Cargo.lock scripts/cargo_lock.py $(REQUIREMENTS)
 	@$(BIN)/python scripts/cargo_lock.py restore
 
 $(NATIVE): $(REQUIREMENTS) Cargo.lock Cargo.toml pyproject.toml $(RUST_SOURCES)
-	@scripts/build_native.sh $(VENV) --release
+	@scripts/build_native.sh $(VENV) release
 	@touch $@
 
 dev: $(REQUIREMENTS) Cargo.lock ## as setup, but with a native module that is quick to build
-	@scripts/build_native.sh $(VENV) --profile quick
+	@scripts/build_native.sh $(VENV) quick
 	@touch $(NATIVE)
 
 check: setup ## format, lint, types, clippy, layers: under 30 seconds once warm

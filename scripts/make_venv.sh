@@ -39,11 +39,6 @@ if [ ! -x "$venv/bin/python" ]; then
   fi
 fi
 
-if "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  pip=("$venv/bin/python" -m pip)
-else
-  pip=("$python" -m pip --python "$venv/bin/python")
-fi
 # The lock is complete, so nothing is resolved: what is installed is what was locked.
-"${pip[@]}" install --quiet --no-input --disable-pip-version-check --no-deps --require-hashes \
+PYTHON=$python "$(dirname "$0")/pip.sh" "$venv" install --quiet --no-deps --require-hashes \
   --requirement "$requirements"
