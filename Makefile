@@ -24,7 +24,7 @@ $(REQUIREMENTS): locks/requirements-dev.txt scripts/make_venv.sh scripts/pip.sh
 	@scripts/make_venv.sh $(VENV) $<
 	@touch $@
 
-Cargo.lock: locks/Cargo.lock scripts/cargo_lock.py $(REQUIREMENTS)
+Cargo.lock: locks/Cargo.lock scripts/cargo_lock.py | $(REQUIREMENTS)
 	@scripts/need_rust.sh
 	@$(BIN)/python scripts/cargo_lock.py restore
 
