@@ -1,1 +1,4 @@
 //! The pure core of modelux.
+
+pub mod chunked;
+pub mod head;
