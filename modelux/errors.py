@@ -1,7 +1,7 @@
 """The closed list of what a caller can be refused with, and the one exception that carries it.
 
-`interface.md`-style table: one row a cause. `proxy/reply.py` turns a row into an HTTP answer in
-the caller's protocol; the reference page is made from this list and a test compares the two.
+One row a cause. `proxy/reply.py` turns a row into an HTTP answer in the caller's protocol;
+`docs/reference/errors.md` is made from this list and a test compares the two.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,9 @@ class Row:
     type: str
     should_retry: bool | None
     """The value of `x-should-retry`; None sends none, so the SDK's own rule holds."""
+
+    when: str
+    """When a caller meets it and what to do, for the reference page; not part of an answer."""
 
 
 @unique
@@ -60,36 +63,186 @@ _UPSTREAM: Final = "upstream_error"
 _OVERLOADED: Final = "overloaded_error"
 
 ROWS: Final[dict[Cause, Row]] = {
-    Cause.INVALID_REQUEST: Row(400, _REQUEST, None),
-    Cause.INVALID_JSON: Row(400, _REQUEST, None),
-    Cause.DUPLICATE_KEY: Row(400, _REQUEST, None),
-    Cause.MISSING_FIELD: Row(400, _REQUEST, None),
-    Cause.MODEL_NOT_FOUND: Row(400, _REQUEST, None),
-    Cause.UNSUPPORTED_PARAMETER: Row(400, _REQUEST, None),
-    Cause.TAG_REQUIRED: Row(400, _REQUEST, None),
-    Cause.INVALID_TAG: Row(400, _REQUEST, None),
-    Cause.INVALID_API_KEY: Row(401, "authentication_error", None),
-    Cause.MODEL_NOT_ALLOWED: Row(403, _PERMISSION, None),
-    Cause.ROUTE_NOT_ALLOWED: Row(403, _PERMISSION, None),
-    Cause.VERSION_NOT_ALLOWED: Row(403, _PERMISSION, None),
-    Cause.ROUTING_CONFIG_NOT_FOUND: Row(404, "not_found_error", None),
-    Cause.NOT_FOUND: Row(404, "not_found_error", None),
-    Cause.METHOD_NOT_ALLOWED: Row(405, _REQUEST, None),
-    Cause.CLIENT_TIMEOUT: Row(408, "timeout_error", None),
-    Cause.BODY_TOO_LARGE: Row(413, _REQUEST, None),
-    Cause.UNSUPPORTED_ENCODING: Row(415, _REQUEST, None),
-    Cause.HEADERS_TOO_LARGE: Row(431, _REQUEST, None),
-    Cause.RATE_LIMITED: Row(429, "rate_limit_error", None),
-    Cause.ALL_ATTEMPTS_FAILED: Row(502, _UPSTREAM, False),
-    Cause.PROVIDER_CREDENTIAL_REJECTED: Row(502, _UPSTREAM, False),
-    Cause.UPSTREAM_MALFORMED: Row(502, _UPSTREAM, False),
-    Cause.OVERLOADED: Row(503, _OVERLOADED, True),
-    Cause.CRASH_LOOP: Row(503, _OVERLOADED, True),
-    Cause.NO_HEALTHY_TARGET: Row(503, _OVERLOADED, True),
-    Cause.UPSTREAM_TIMEOUT: Row(504, _UPSTREAM, False),
+    Cause.INVALID_REQUEST: Row(
+        400,
+        _REQUEST,
+        None,
+        "A field has a value that cannot be used, or the head is not valid HTTP; "
+        "`param` or the message says which.",
+    ),
+    Cause.INVALID_JSON: Row(
+        400,
+        _REQUEST,
+        None,
+        "The body is no JSON object: broken syntax, invalid UTF-8, `NaN`, or nested "
+        "over 128 deep.",
+    ),
+    Cause.DUPLICATE_KEY: Row(
+        400,
+        _REQUEST,
+        None,
+        "A key that decides where the request goes or what it costs stands twice in the body.",
+    ),
+    Cause.MISSING_FIELD: Row(
+        400,
+        _REQUEST,
+        None,
+        "A field without which nothing can be routed is absent; `param` names it.",
+    ),
+    Cause.MODEL_NOT_FOUND: Row(
+        400,
+        _REQUEST,
+        None,
+        "No provider has a model of that name; the message names the nearest known ones.",
+    ),
+    Cause.UNSUPPORTED_PARAMETER: Row(
+        400,
+        _REQUEST,
+        None,
+        "The field is one that no target of the route can honour; `param` names it.",
+    ),
+    Cause.TAG_REQUIRED: Row(
+        400,
+        _REQUEST,
+        None,
+        "The key requires a tag or an end user that the request does not carry.",
+    ),
+    Cause.INVALID_TAG: Row(
+        400,
+        _REQUEST,
+        None,
+        "A tag is empty, repeated, too long or not a string.",
+    ),
+    Cause.INVALID_API_KEY: Row(
+        401,
+        "authentication_error",
+        None,
+        "The key is absent, unknown, revoked or expired: one message for all of them.",
+    ),
+    Cause.MODEL_NOT_ALLOWED: Row(
+        403,
+        _PERMISSION,
+        None,
+        "The key may not use a model that the route leads to.",
+    ),
+    Cause.ROUTE_NOT_ALLOWED: Row(
+        403,
+        _PERMISSION,
+        None,
+        "The key may not use this routing config.",
+    ),
+    Cause.VERSION_NOT_ALLOWED: Row(
+        403,
+        _PERMISSION,
+        None,
+        "`@slug@N` needs a key with `allow_versions`.",
+    ),
+    Cause.ROUTING_CONFIG_NOT_FOUND: Row(
+        404,
+        "not_found_error",
+        None,
+        "The project has no routing config of that name, or no such version of it.",
+    ),
+    Cause.NOT_FOUND: Row(
+        404,
+        "not_found_error",
+        None,
+        "The path, or what it names, does not exist.",
+    ),
+    Cause.METHOD_NOT_ALLOWED: Row(
+        405,
+        _REQUEST,
+        None,
+        "The path exists, but not for this method; `Allow` names those that it takes.",
+    ),
+    Cause.CLIENT_TIMEOUT: Row(
+        408,
+        "timeout_error",
+        None,
+        "The caller was too slow to send its head or its body.",
+    ),
+    Cause.BODY_TOO_LARGE: Row(
+        413,
+        _REQUEST,
+        None,
+        "The body is longer than `body_bytes_max`.",
+    ),
+    Cause.UNSUPPORTED_ENCODING: Row(
+        415,
+        _REQUEST,
+        None,
+        "The body is compressed: send it without `Content-Encoding`.",
+    ),
+    Cause.HEADERS_TOO_LARGE: Row(
+        431,
+        _REQUEST,
+        None,
+        "The head is longer than `header_bytes_max`, or has more than 100 fields.",
+    ),
+    Cause.RATE_LIMITED: Row(
+        429,
+        "rate_limit_error",
+        None,
+        "The key's own `rpm` is used up; `Retry-After` says for how long.",
+    ),
+    Cause.ALL_ATTEMPTS_FAILED: Row(
+        502,
+        _UPSTREAM,
+        False,
+        "No target answered; the message lists each attempt's outcome, "
+        "`error.upstream_status` holds the last status.",
+    ),
+    Cause.PROVIDER_CREDENTIAL_REJECTED: Row(
+        502,
+        _UPSTREAM,
+        False,
+        "A provider refused the key that modelux holds for it (its 401, 402 or 403): "
+        "the operator's to mend.",
+    ),
+    Cause.UPSTREAM_MALFORMED: Row(
+        502,
+        _UPSTREAM,
+        False,
+        "A provider's answer cannot be read as HTTP, or contradicts itself.",
+    ),
+    Cause.OVERLOADED: Row(
+        503,
+        _OVERLOADED,
+        True,
+        "This worker, or the last provider, has no room for more; `Retry-After` says "
+        "when to come back.",
+    ),
+    Cause.CRASH_LOOP: Row(
+        503,
+        _OVERLOADED,
+        True,
+        "Workers die as fast as they start; the operator's log says why.",
+    ),
+    Cause.NO_HEALTHY_TARGET: Row(
+        503,
+        _OVERLOADED,
+        True,
+        "No target of the route may serve this request.",
+    ),
+    Cause.UPSTREAM_TIMEOUT: Row(
+        504,
+        _UPSTREAM,
+        False,
+        "The last target did not begin its answer in time.",
+    ),
     # Nobody is left to read it: the status stands in the trace only, as nginx writes it.
-    Cause.CLIENT_CLOSED: Row(499, _REQUEST, None),
-    Cause.INTERNAL_ERROR: Row(500, "internal_error", None),
+    Cause.CLIENT_CLOSED: Row(
+        499,
+        _REQUEST,
+        None,
+        "The caller hung up before the answer began. Seen in traces only.",
+    ),
+    Cause.INTERNAL_ERROR: Row(
+        500,
+        "internal_error",
+        None,
+        "A fault of modelux itself: counted, logged, and worth a report with the request id.",
+    ),
 }
 
 
