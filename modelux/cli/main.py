@@ -53,7 +53,11 @@ class CommandModule(Protocol):
         """Declare the arguments."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it; return the exit code."""
+        """Do it; return the exit code.
+
+        Besides what `configure` declared, `args.config` is the file of `--config` (a path or
+        None) and `args.environ` the environment as a mapping.
+        """
 
 
 class _Parser(argparse.ArgumentParser):
@@ -130,6 +134,8 @@ def _run_word(name: str, words: Sequence[str], config: Path | None) -> int:
     except SystemExit as stop:  # argparse exits by itself after --help or a usage error.
         return stop.code if isinstance(stop.code, int) else EXIT_USAGE
     args.config = config
+    # The one place that reads it: everything below is handed a mapping.
+    args.environ = dict(os.environ)  # noqa: TID251
     return module.run(args)
 
 
