@@ -306,7 +306,7 @@ impl Cells {
             let owner = self.mapped.word(offset(probe));
             let seen = owner.load(Ordering::Relaxed);
             let arrival = self.mapped.word(offset(probe) + 8);
-            if arrival.load(Ordering::Relaxed).saturating_add(60_000_000_000) < now_ns
+            if arrival.load(Ordering::Relaxed).saturating_add(60_000_000_000) < present_ns
                 && owner
                     .compare_exchange(seen, key, Ordering::Relaxed, Ordering::Relaxed)
                     .is_ok()
