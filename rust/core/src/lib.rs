@@ -9,3 +9,8 @@ pub mod head;
 mod mapped;
 pub mod ring;
 mod spill;
+pub mod json;
+pub mod patch;
+pub mod scan;
+pub mod sse;
+pub mod usage;

@@ -1,0 +1,768 @@
+//! What a request's body says, read in one pass: the facts that routing, keys and traces need.
+//!
+//! Owns which top-level keys we read and what they must look like; leaves the grammar to `json`
+//! and the changes to `patch`. Everything else in a body is the provider's to judge, but all of
+//! it must be JSON, as a body that two parsers read differently could be priced as one thing
+//! and served as another. Keys are compared by what they mean: `"mod\u0065l"` is `model`.
+
+use std::collections::HashSet;
+
+use crate::json::{Cursor, Figure, JsonFault, Kind, Span, Text};
+
+/// Tags in one body; as `limits.py` says.
+pub const TAGS_COUNT_MAX: usize = 32;
+/// Bytes of a tag's key.
+pub const TAG_KEY_BYTES_MAX: usize = 64;
+/// Bytes of a tag's value.
+pub const TAG_VALUE_BYTES_MAX: usize = 256;
+/// Bytes of a model's name, an end user, a trace or a conversation id.
+pub const IDENTIFIER_BYTES_MAX: usize = 512;
+
+/// Keys with this prefix are for us and never go upstream.
+const OURS: &[u8] = b"mlx:";
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Which path a body came on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Completions,
+    /// `/v1/embeddings`
+    Embeddings,
+}
+
+/// Which spelling of the output limit a body uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitKey {
+    /// `max_tokens`
+    MaxTokens,
+    /// `max_completion_tokens`
+    MaxCompletionTokens,
+}
+
+/// What `patch` must change so that the provider reports usage in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageEdit {
+    /// No `stream_options`: a member is added to the body.
+    AddMember,
+    /// This value (`null` options, or an `include_usage` of `false` or `null`) is replaced.
+    Replace {
+        /// The value.
+        span: Span,
+        /// Whether it is the whole of the options, or only `include_usage`.
+        is_options: bool,
+    },
+    /// Options without `include_usage`: a member is added to them.
+    AddOption {
+        /// Byte offset just after their `{`.
+        at: usize,
+        /// Whether they have no other member.
+        is_empty: bool,
+    },
+    /// The caller asks for usage already.
+    Nothing,
+}
+
+/// What one body says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
+pub struct Facts {
+    /// `model`, unescaped.
+    pub model: String,
+    /// Where its value stands, quotes included.
+    pub model_span: Span,
+    /// `stream`; absent and `null` are false.
+    pub stream: bool,
+    /// Where the value of `stream` stands.
+    pub stream_span: Option<Span>,
+    /// `stream_options.include_usage`, if it is there and not `null`.
+    pub include_usage: Option<bool>,
+    /// Where the value of `stream_options` stands, `null` included.
+    pub stream_options: Option<Span>,
+    /// What must change for `include_usage` to hold.
+    pub usage_edit: UsageEdit,
+    /// The caller's output limit; of two spellings the larger. A negative one, which some local
+    /// servers read as "none", is none.
+    pub max_output_tokens: Option<u64>,
+    /// The spelling that `max_output_tokens` was read from.
+    pub limit_key: Option<LimitKey>,
+    /// `n`.
+    pub n: Option<u64>,
+    /// `best_of`.
+    pub best_of: Option<u64>,
+    /// A non-empty `tools` or `functions`.
+    pub has_tools: bool,
+    /// An `image_url` part in a message's content.
+    pub has_images: bool,
+    /// `response_format.type` is `json_schema`.
+    pub json_schema: bool,
+    /// Elements of `messages`.
+    pub messages: u32,
+    /// Bytes of the body without `media_bytes`: no fewer than the tokens of its text.
+    pub text_bytes: u64,
+    /// Bytes of images, audio and files that stand in the messages as base64.
+    pub media_bytes: u64,
+    /// `mlx:end_user`, else `safety_identifier`, else `user`; an empty one is none.
+    pub end_user: Option<String>,
+    /// `mlx:tags` in the order of the body; keys differ.
+    pub tags: Vec<(String, String)>,
+    /// `metadata.trace_id`
+    pub trace_id: Option<String>,
+    /// `metadata.conversation_id`
+    pub conversation_id: Option<String>,
+    /// `mlx:trace`
+    pub mlx_trace: bool,
+    /// `mlx:cache: {"skip": true}`
+    pub cache_skip: bool,
+    /// What to cut so that no `mlx:` member is left, commas included; ascending, disjoint.
+    pub mlx_members: Vec<Span>,
+    /// Byte offset of the body's `{`.
+    pub object_start: usize,
+}
+
+/// Why a body is refused. Always the caller's fault, always 400.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ScanFault {
+    /// Not JSON, not UTF-8, too deep, not an object.
+    InvalidJson {
+        /// Byte offset in the body.
+        at: usize,
+        /// A fixed English clause.
+        why: &'static str,
+    },
+    /// A key that we read stands twice.
+    DuplicateKey(String),
+    /// A key without which no request can be served is absent or `null`.
+    MissingField(&'static str),
+    /// A key that we read has a value of another kind.
+    InvalidField {
+        /// The key's path.
+        param: &'static str,
+        /// What it must be, as a clause after "must be".
+        why: &'static str,
+    },
+    /// `mlx:tags` cannot be used; the whole message.
+    InvalidTag(String),
+}
+
+impl From<JsonFault> for ScanFault {
+    fn from(fault: JsonFault) -> Self {
+        Self::InvalidJson { at: fault.at, why: fault.why }
+    }
+}
+
+impl ScanFault {
+    /// The public `error.code`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidJson { .. } => "invalid_json",
+            Self::DuplicateKey(_) => "duplicate_key",
+            Self::MissingField(_) => "missing_field",
+            Self::InvalidField { .. } => "invalid_request",
+            Self::InvalidTag(_) => "invalid_tag",
+        }
+    }
+
+    /// The public `error.param`: the key's path, if one key is at fault.
+    #[must_use]
+    pub fn param(&self) -> Option<&str> {
+        match self {
+            Self::InvalidJson { .. } => None,
+            Self::DuplicateKey(key) => Some(key),
+            Self::MissingField(key) => Some(key),
+            Self::InvalidField { param, .. } => Some(param),
+            Self::InvalidTag(_) => Some("mlx:tags"),
+        }
+    }
+
+    /// The public `error.message`.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::InvalidJson { at, why } => {
+                format!("The request body is not valid JSON: {why} (byte {at}).")
+            }
+            Self::DuplicateKey(key) => format!(
+                "The key `{key}` stands twice in the request body; two parsers could read it \
+                 differently, so send it once."
+            ),
+            Self::MissingField(key) => format!("The request body lacks `{key}`."),
+            Self::InvalidField { param, why } => format!("`{param}` must be {why}."),
+            Self::InvalidTag(message) => message.clone(),
+        }
+    }
+}
+
+/// Read the facts of one request body.
+///
+/// # Errors
+/// For the first fault in the order of the text; a missing `model` comes last.
+pub fn scan(body: &[u8], shape: Shape) -> Result<Facts, ScanFault> {
+    if body.starts_with(BOM) {
+        return Err(ScanFault::InvalidJson { at: 0, why: "it begins with a byte order mark" });
+    }
+    if let Err(fault) = std::str::from_utf8(body) {
+        return Err(ScanFault::InvalidJson { at: fault.valid_up_to(), why: "invalid UTF-8" });
+    }
+    let mut walk = Walk::new(body, shape);
+    walk.body()?;
+    walk.into_facts(body)
+}
+
+/// The keys that we read, in the order of their bits in `Walk::seen`.
+#[derive(Clone, Copy)]
+enum Key {
+    Model,
+    Stream,
+    StreamOptions,
+    MaxTokens,
+    MaxCompletionTokens,
+    N,
+    BestOf,
+    Metadata,
+    User,
+    SafetyIdentifier,
+    Tools,
+    ResponseFormat,
+    Messages,
+}
+
+impl Key {
+    fn of(key: &[u8]) -> Option<Self> {
+        Some(match key {
+            b"model" => Self::Model,
+            b"stream" => Self::Stream,
+            b"stream_options" => Self::StreamOptions,
+            b"max_tokens" => Self::MaxTokens,
+            b"max_completion_tokens" => Self::MaxCompletionTokens,
+            b"n" => Self::N,
+            b"best_of" => Self::BestOf,
+            b"metadata" => Self::Metadata,
+            b"user" => Self::User,
+            b"safety_identifier" => Self::SafetyIdentifier,
+            b"tools" | b"functions" => Self::Tools,
+            b"response_format" => Self::ResponseFormat,
+            b"messages" => Self::Messages,
+            _ => return None,
+        })
+    }
+
+    /// Whether a second one is refused. The rest only adds to a count or to a yes.
+    fn is_single(self) -> bool {
+        !matches!(self, Self::Tools | Self::ResponseFormat | Self::Messages)
+    }
+}
+
+struct Walk<'b> {
+    cursor: Cursor<'b>,
+    shape: Shape,
+    seen: u32,
+    seen_ours: HashSet<Vec<u8>>,
+    model: Option<(String, Span)>,
+    user: Option<String>,
+    safety_identifier: Option<String>,
+    facts: Facts,
+}
+
+const NOWHERE: Span = Span { start: 0, end: 0 };
+
+impl<'b> Walk<'b> {
+    fn new(body: &'b [u8], shape: Shape) -> Self {
+        let facts = Facts {
+            model: String::new(),
+            model_span: NOWHERE,
+            stream: false,
+            stream_span: None,
+            include_usage: None,
+            stream_options: None,
+            usage_edit: UsageEdit::AddMember,
+            max_output_tokens: None,
+            limit_key: None,
+            n: None,
+            best_of: None,
+            has_tools: false,
+            has_images: false,
+            json_schema: false,
+            messages: 0,
+            text_bytes: 0,
+            media_bytes: 0,
+            end_user: None,
+            tags: Vec::new(),
+            trace_id: None,
+            conversation_id: None,
+            mlx_trace: false,
+            cache_skip: false,
+            mlx_members: Vec::new(),
+            object_start: 0,
+        };
+        Self {
+            cursor: Cursor::new(body),
+            shape,
+            seen: 0,
+            seen_ours: HashSet::new(),
+            model: None,
+            user: None,
+            safety_identifier: None,
+            facts,
+        }
+    }
+
+    fn into_facts(self, body: &[u8]) -> Result<Facts, ScanFault> {
+        let (model, model_span) = self.model.ok_or(ScanFault::MissingField("model"))?;
+        let mut facts = self.facts;
+        facts.model = model;
+        facts.model_span = model_span;
+        facts.end_user = facts.end_user.or(self.safety_identifier).or(self.user);
+        facts.text_bytes = body.len() as u64 - facts.media_bytes;
+        Ok(facts)
+    }
+
+    /// Walk the whole body, collecting what to cut: runs of our members, each with the comma
+    /// and white space up to the next kept key, or, at the end, from the last kept value on.
+    fn body(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::Object {
+            let at = self.cursor.at();
+            return Err(ScanFault::InvalidJson { at, why: "the top level must be an object" });
+        }
+        self.facts.object_start = self.cursor.at();
+        let mut run_start = None;
+        let mut kept_end = None;
+        let mut value_end = self.cursor.at();
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            let key = self.cursor.key()?;
+            let name = key.key_bytes();
+            let is_ours = name.starts_with(OURS);
+            if is_ours {
+                run_start = run_start.or(Some(key.span.start));
+                self.our_member(key, &name)?;
+            } else {
+                if let Some(start) = run_start.take() {
+                    self.facts.mlx_members.push(Span { start, end: key.span.start });
+                }
+                self.member(&name)?;
+            }
+            value_end = self.cursor.at();
+            if !is_ours {
+                kept_end = Some(value_end);
+            }
+            more = self.cursor.more_members()?;
+        }
+        if let Some(start) = run_start {
+            let start = kept_end.unwrap_or(start);
+            self.facts.mlx_members.push(Span { start, end: value_end });
+        }
+        Ok(self.cursor.end()?)
+    }
+
+    fn member(&mut self, name: &[u8]) -> Result<(), ScanFault> {
+        let Some(key) = Key::of(name) else {
+            self.cursor.skip()?;
+            return Ok(());
+        };
+        if key.is_single() {
+            let bit = 1 << key as u32;
+            if self.seen & bit != 0 {
+                return Err(duplicate(name));
+            }
+            self.seen |= bit;
+        }
+        match key {
+            Key::Model => self.model()?,
+            Key::Stream => {
+                let (value, span) = self.boolean("stream")?;
+                self.facts.stream = value.unwrap_or(false);
+                self.facts.stream_span = Some(span);
+            }
+            Key::StreamOptions => self.stream_options()?,
+            Key::MaxTokens => self.limit("max_tokens", LimitKey::MaxTokens)?,
+            Key::MaxCompletionTokens => {
+                self.limit("max_completion_tokens", LimitKey::MaxCompletionTokens)?;
+            }
+            Key::N => self.facts.n = self.count("n")?,
+            Key::BestOf => self.facts.best_of = self.count("best_of")?,
+            Key::Metadata => self.metadata()?,
+            Key::User => self.user = self.identifier("user")?,
+            Key::SafetyIdentifier => {
+                self.safety_identifier = self.identifier("safety_identifier")?;
+            }
+            Key::Tools => {
+                if self.cursor.kind()? == Kind::Array {
+                    self.facts.has_tools |= self.non_empty_array()?;
+                } else {
+                    self.cursor.skip()?;
+                }
+            }
+            Key::ResponseFormat => self.response_format()?,
+            Key::Messages if self.shape == Shape::Chat => self.messages()?,
+            Key::Messages => {
+                self.cursor.skip()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn our_member(&mut self, key: Text<'b>, name: &[u8]) -> Result<(), ScanFault> {
+        // A lone surrogate would make two different keys look equal.
+        key.decode()?;
+        if !self.seen_ours.insert(name.to_vec()) {
+            return Err(duplicate(name));
+        }
+        match name {
+            b"mlx:end_user" => self.facts.end_user = self.identifier("mlx:end_user")?,
+            b"mlx:tags" => self.tags()?,
+            b"mlx:trace" => {
+                self.facts.mlx_trace = self.boolean("mlx:trace")?.0.unwrap_or(false);
+            }
+            b"mlx:cache" => self.cache()?,
+            _ => {
+                self.cursor.skip()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn model(&mut self) -> Result<(), ScanFault> {
+        match self.cursor.kind()? {
+            Kind::String => {
+                let text = self.cursor.string()?;
+                let model = text.decode()?;
+                if model.len() > IDENTIFIER_BYTES_MAX {
+                    return Err(ScanFault::InvalidField { param: "model", why: TOO_LONG });
+                }
+                self.model = Some((model.into_owned(), text.span));
+            }
+            Kind::Null => {
+                self.cursor.skip()?;
+            }
+            _ => return Err(ScanFault::InvalidField { param: "model", why: "a string" }),
+        }
+        Ok(())
+    }
+
+    fn stream_options(&mut self) -> Result<(), ScanFault> {
+        match self.cursor.kind()? {
+            Kind::Null => {
+                let span = self.cursor.skip()?;
+                self.facts.stream_options = Some(span);
+                self.facts.usage_edit = UsageEdit::Replace { span, is_options: true };
+                return Ok(());
+            }
+            Kind::Object => {}
+            _ => {
+                let why = "an object";
+                return Err(ScanFault::InvalidField { param: "stream_options", why });
+            }
+        }
+        let start = self.cursor.at();
+        let mut more = self.cursor.enter_object()?;
+        let mut edit = UsageEdit::AddOption { at: start + 1, is_empty: !more };
+        let mut is_seen = false;
+        while more {
+            if self.cursor.key()?.is("include_usage") {
+                if is_seen {
+                    return Err(duplicate(INCLUDE_USAGE.as_bytes()));
+                }
+                is_seen = true;
+                let (value, span) = self.boolean(INCLUDE_USAGE)?;
+                self.facts.include_usage = value;
+                edit = if value == Some(true) {
+                    UsageEdit::Nothing
+                } else {
+                    UsageEdit::Replace { span, is_options: false }
+                };
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_members()?;
+        }
+        self.facts.usage_edit = edit;
+        self.facts.stream_options = Some(Span { start, end: self.cursor.at() });
+        Ok(())
+    }
+
+    fn limit(&mut self, param: &'static str, key: LimitKey) -> Result<(), ScanFault> {
+        let Some(limit) = self.count(param)? else { return Ok(()) };
+        // With both spellings OpenAI refuses; others obey one of them: the larger is the bound.
+        if self.facts.max_output_tokens.is_none_or(|other| limit > other) {
+            self.facts.max_output_tokens = Some(limit);
+            self.facts.limit_key = Some(key);
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self) -> Result<(), ScanFault> {
+        if !self.object_or_null("metadata")? {
+            return Ok(());
+        }
+        let (mut trace_seen, mut conversation_seen) = (false, false);
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            let key = self.cursor.key()?;
+            if key.is("trace_id") {
+                if trace_seen {
+                    return Err(duplicate(TRACE_ID.as_bytes()));
+                }
+                trace_seen = true;
+                self.facts.trace_id = self.identifier(TRACE_ID)?;
+            } else if key.is("conversation_id") {
+                if conversation_seen {
+                    return Err(duplicate(CONVERSATION_ID.as_bytes()));
+                }
+                conversation_seen = true;
+                self.facts.conversation_id = self.identifier(CONVERSATION_ID)?;
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    fn tags(&mut self) -> Result<(), ScanFault> {
+        match self.cursor.kind()? {
+            Kind::Object => {}
+            Kind::Null => {
+                self.cursor.skip()?;
+                return Ok(());
+            }
+            _ => return Err(tag_fault("`mlx:tags` must be an object of strings.")),
+        }
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            let key = self.cursor.key()?.decode()?.into_owned();
+            if key.is_empty() || key.len() > TAG_KEY_BYTES_MAX {
+                return Err(tag_fault("The key of a tag must have 1 to 64 bytes."));
+            }
+            if self.cursor.kind()? != Kind::String {
+                return Err(tag_fault(&format!("The tag `{key}` must be a string.")));
+            }
+            let value = self.cursor.string()?.decode()?.into_owned();
+            if value.len() > TAG_VALUE_BYTES_MAX {
+                return Err(tag_fault(&format!("The tag `{key}` has more than 256 bytes.")));
+            }
+            if self.facts.tags.iter().any(|(other, _)| *other == key) {
+                return Err(tag_fault(&format!("The tag `{key}` stands twice.")));
+            }
+            if self.facts.tags.len() == TAGS_COUNT_MAX {
+                return Err(tag_fault("A request carries at most 32 tags."));
+            }
+            self.facts.tags.push((key, value));
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    fn cache(&mut self) -> Result<(), ScanFault> {
+        if !self.object_or_null("mlx:cache")? {
+            return Ok(());
+        }
+        let mut is_seen = false;
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            if self.cursor.key()?.is("skip") {
+                if is_seen {
+                    return Err(duplicate(CACHE_SKIP.as_bytes()));
+                }
+                is_seen = true;
+                self.facts.cache_skip = self.boolean(CACHE_SKIP)?.0.unwrap_or(false);
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    fn response_format(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::Object {
+            self.cursor.skip()?;
+            return Ok(());
+        }
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            if self.cursor.key()?.is("type") && self.cursor.kind()? == Kind::String {
+                self.facts.json_schema |= self.cursor.string()?.is("json_schema");
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    fn messages(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::Array {
+            self.cursor.skip()?;
+            return Ok(());
+        }
+        let mut more = self.cursor.enter_array()?;
+        while more {
+            self.facts.messages = self.facts.messages.saturating_add(1);
+            if self.cursor.kind()? == Kind::Object {
+                self.message()?;
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_elements()?;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self) -> Result<(), ScanFault> {
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            if self.cursor.key()?.is("content") && self.cursor.kind()? == Kind::Array {
+                let mut more_parts = self.cursor.enter_array()?;
+                while more_parts {
+                    if self.cursor.kind()? == Kind::Object {
+                        self.part()?;
+                    } else {
+                        self.cursor.skip()?;
+                    }
+                    more_parts = self.cursor.more_elements()?;
+                }
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    /// One part of a message's content: is it an image, and how much of it is base64?
+    fn part(&mut self) -> Result<(), ScanFault> {
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            match &*self.cursor.key()?.key_bytes() {
+                b"type" if self.cursor.kind()? == Kind::String => {
+                    self.facts.has_images |= self.cursor.string()?.is("image_url");
+                }
+                b"image_url" => {
+                    self.facts.has_images = true;
+                    self.media(b"url")?;
+                }
+                b"input_audio" => self.media(b"data")?,
+                b"file" => self.media(b"file_data")?,
+                _ => {
+                    self.cursor.skip()?;
+                }
+            }
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    /// A medium: a string, or an object whose member `field` is one. A link is text.
+    fn media(&mut self, field: &[u8]) -> Result<(), ScanFault> {
+        match self.cursor.kind()? {
+            Kind::String => self.media_text(field)?,
+            Kind::Object => {
+                let mut more = self.cursor.enter_object()?;
+                while more {
+                    let is_field = *self.cursor.key()?.key_bytes() == *field;
+                    if is_field && self.cursor.kind()? == Kind::String {
+                        self.media_text(field)?;
+                    } else {
+                        self.cursor.skip()?;
+                    }
+                    more = self.cursor.more_members()?;
+                }
+            }
+            _ => {
+                self.cursor.skip()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn media_text(&mut self, field: &[u8]) -> Result<(), ScanFault> {
+        let text = self.cursor.string()?;
+        if field != b"url" || text.raw.starts_with(b"data:") {
+            self.facts.media_bytes += text.raw.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn non_empty_array(&mut self) -> Result<bool, ScanFault> {
+        let mut probe = self.cursor.clone();
+        let has_element = probe.enter_array()?;
+        self.cursor.skip()?;
+        Ok(has_element)
+    }
+
+    /// True if an object is next; a `null` is skipped, anything else refused.
+    fn object_or_null(&mut self, param: &'static str) -> Result<bool, ScanFault> {
+        match self.cursor.kind()? {
+            Kind::Object => Ok(true),
+            Kind::Null => {
+                self.cursor.skip()?;
+                Ok(false)
+            }
+            _ => Err(ScanFault::InvalidField { param, why: "an object" }),
+        }
+    }
+
+    fn boolean(&mut self, param: &'static str) -> Result<(Option<bool>, Span), ScanFault> {
+        let kind = self.cursor.kind()?;
+        let start = self.cursor.at();
+        let value = match kind {
+            Kind::Bool => Some(self.cursor.boolean()?),
+            Kind::Null => {
+                self.cursor.skip()?;
+                None
+            }
+            _ => return Err(ScanFault::InvalidField { param, why: "a boolean" }),
+        };
+        Ok((value, Span { start, end: self.cursor.at() }))
+    }
+
+    fn count(&mut self, param: &'static str) -> Result<Option<u64>, ScanFault> {
+        match self.cursor.figure()? {
+            Figure::Count(count) => Ok(Some(count)),
+            Figure::Null | Figure::Negative => Ok(None),
+            Figure::Other => Err(ScanFault::InvalidField { param, why: "an integer" }),
+        }
+    }
+
+    fn identifier(&mut self, param: &'static str) -> Result<Option<String>, ScanFault> {
+        match self.cursor.kind()? {
+            Kind::String => {
+                let text = self.cursor.string()?.decode()?;
+                if text.len() > IDENTIFIER_BYTES_MAX {
+                    return Err(ScanFault::InvalidField { param, why: TOO_LONG });
+                }
+                Ok(if text.is_empty() { None } else { Some(text.into_owned()) })
+            }
+            Kind::Null => {
+                self.cursor.skip()?;
+                Ok(None)
+            }
+            _ => Err(ScanFault::InvalidField { param, why: "a string" }),
+        }
+    }
+}
+
+const INCLUDE_USAGE: &str = "stream_options.include_usage";
+const TRACE_ID: &str = "metadata.trace_id";
+const CONVERSATION_ID: &str = "metadata.conversation_id";
+const CACHE_SKIP: &str = "mlx:cache.skip";
+const TOO_LONG: &str = "at most 512 bytes long";
+/// Bytes of a key that are repeated to the caller: enough to know it again.
+const KEY_SHOWN_BYTES: usize = 64;
+
+fn duplicate(name: &[u8]) -> ScanFault {
+    let name = String::from_utf8_lossy(name);
+    let mut end = name.len().min(KEY_SHOWN_BYTES);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    ScanFault::DuplicateKey(name[..end].to_owned())
+}
+
+fn tag_fault(message: &str) -> ScanFault {
+    ScanFault::InvalidTag(message.to_owned())
+}
