@@ -2,6 +2,7 @@
 
 mod cells;
 mod ring;
+mod scan;
 
 use pyo3::prelude::*;
 
@@ -9,5 +10,6 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
     ring::register(module)?;
+    scan::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
