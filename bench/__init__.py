@@ -1,0 +1,1 @@
+"""What the gateway costs, measured beside nginx and a direct call; never imported by it."""

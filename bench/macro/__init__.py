@@ -1,0 +1,1 @@
+"""Whole processes over loopback, side by side in one run."""

@@ -1,0 +1,346 @@
+"""The scenarios: each takes a running target and gives one row.
+
+Closed-loop ones measure CPU; open-loop ones measure latency. A row exists only if every answer
+of its run was right, so a fast wrong result cannot become a figure.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from bench.macro import processes, targets, tools
+from bench.macro.targets import STREAM, TLS, UNARY, Backends, Target
+from bench.macro.tools import Answered, Load, MeasureError
+from bench.results import REQUEST_BYTES, Row
+from modelux.clock import pause_s
+
+STREAM_EVENTS: Final = 256
+STREAM_GAP_US: Final = 10_000
+"""Far enough apart that each chunk is its own wake-up: glued ones would flatter everybody."""
+TTFT_EVENTS: Final = 8
+TTFT_GAP_US: Final = 5_000
+HOUR_US: Final = 3_600_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How long and how much: the full run, or a glance."""
+
+    rounds: int
+    closed_s: float
+    open_s: Mapping[int, float]
+    """Seconds by arrivals a second."""
+    stream_s: float
+    idle_streams: int
+    starts: int
+
+
+FULL: Final = Sizes(
+    rounds=5,
+    closed_s=4.0,
+    open_s={200: 10.0, 2_000: 8.0},
+    stream_s=5.0,
+    idle_streams=500,
+    starts=5,
+)
+QUICK: Final = Sizes(
+    rounds=2,
+    closed_s=1.0,
+    open_s={200: 1.5, 2_000: 1.5},
+    stream_s=1.5,
+    idle_streams=200,
+    starts=2,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What all scenarios share."""
+
+    folder: Path
+    backends: Backends
+    sizes: Sizes
+    seed: int
+
+    def body(self, target: Target, door: str, settings: str, *, bytes_: int) -> Path:
+        """Write the request body for a door of a target; return its path."""
+        model = target.doors.models.get(door, "gpt-4o-mini")
+        return write_body(self.folder, model, door, settings, bytes_=bytes_)
+
+
+def write_body(folder: Path, model: str, door: str, settings: str, *, bytes_: int) -> Path:
+    """Write a chat request of about `bytes_`; a streamed one unless for the unary door."""
+    body = {
+        "model": model,
+        "messages": [
+            {"role": "system", "content": "You explain the sea to people who live by it."},
+            {"role": "user", "content": ""},
+        ],
+        "temperature": 0.2,
+        "max_tokens": 256,
+        "stream": door != UNARY and "events=" in settings,
+        "metadata": {"bench": settings, "team": "harbour"},
+    }
+    filler = "Why is the tide an hour later each day, and less so in the Baltic? "
+    short = bytes_ - len(json.dumps(body))
+    assert isinstance(body["messages"], list)
+    body["messages"][1]["content"] = (filler * (short // len(filler) + 1))[:short]
+    name = f"{model}-{door}-{settings}-{bytes_}".replace("/", "_").replace(" ", "_")
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(body))
+    return path
+
+
+Measure = Callable[[Bench, Target, int], Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A named measurement, for the targets that have its door."""
+
+    name: str
+    door: str
+    measure: Measure
+    needs_worker: bool = False
+    """Nothing of it is worth measuring on the direct way."""
+    rounds: int | None = None
+    """Fewer rounds than the others have; None: as many."""
+
+    def suits(self, target: Target) -> bool:
+        """Has the target what this looks at?"""
+        if self.needs_worker and target.worker_pid is None:
+            return False
+        return self.door in target.doors.ports
+
+
+def scenarios(sizes: Sizes) -> list[Scenario]:
+    """Return all of them in the order of a round."""
+    found = [
+        Scenario(name=f"unary_c{connections}", door=UNARY, measure=closed_unary(connections))
+        for connections in (1, 32, 64)
+    ]
+    found += [
+        Scenario(name=f"open_{rate}", door=UNARY, measure=open_unary(rate, seconds))
+        for rate, seconds in sizes.open_s.items()
+    ]
+    return [
+        *found,
+        Scenario(name="stream_c32", door=STREAM, measure=stream_cpu, needs_worker=True),
+        Scenario(name="stream_ttft", door=STREAM, measure=stream_ttft),
+        Scenario(
+            name="unary_tls_c32", door=TLS, measure=closed_unary(32, TLS), needs_worker=True
+        ),
+        Scenario(
+            name="idle_stream", door=STREAM, measure=idle_stream(STREAM), needs_worker=True,
+            rounds=2,
+        ),
+        Scenario(
+            name="idle_stream_tls", door=TLS, measure=idle_stream(TLS), needs_worker=True,
+            rounds=2,
+        ),
+    ]  # fmt: skip
+
+
+def _load(bench: Bench, target: Target, door: str, settings: str, round_: int) -> Load:
+    return Load(
+        port=target.doors.ports[door],
+        body=bench.body(target, door, settings, bytes_=REQUEST_BYTES),
+        headers=target.doors.headers,
+        seed=bench.seed + round_,
+    )
+
+
+def _run(bench: Bench, target: Target, load: Load) -> tuple[Answered, dict[str, float]]:
+    """Run a load and give what the processes spent in its window."""
+    watch = {"upstream": bench.backends.upstream_pid, **target.beside}
+    if target.worker_pid is not None:
+        watch["worker"] = target.worker_pid
+    before = tools.upstream_stats(bench.backends.plain_port)["requests"]
+    answered = tools.run_load(load, watch=list(watch.values()))
+    after = tools.upstream_stats(bench.backends.plain_port)["requests"]
+    # One request out for each one in: nothing was retried, sent twice or answered by us.
+    if after - before != answered.answers_in_all:
+        raise MeasureError(
+            f"{answered.answers_in_all} answers came of {after - before} upstream requests"
+        )
+    spent_us = {role: answered.cpu_us[pid] for role, pid in watch.items()}
+    return answered, spent_us
+
+
+def _shares(
+    answered: Answered, spent_us: Mapping[str, float], count: int, per: str
+) -> dict[str, float]:
+    """Return CPU by role for each of `count`, and how busy both sides were."""
+    if count == 0:
+        raise MeasureError("nothing was answered in the window")
+    window_us = answered.window_s * 1e6
+    values = {f"{role}_cpu_us_per_{per}": us / count for role, us in spent_us.items()}
+    values[f"loadgen_cpu_us_per_{per}"] = answered.loadgen_cpu_us / count
+    values["load_side_busy"] = (answered.loadgen_cpu_us + spent_us["upstream"]) / window_us
+    if "worker" in spent_us:
+        values["worker_busy"] = spent_us["worker"] / window_us
+        # Ours beside the worker share its CPU: together they say whether it was the limit.
+        ours = sum(us for role, us in spent_us.items() if role != "upstream")
+        values["proxy_side_busy"] = ours / window_us
+    return values
+
+
+def closed_unary(connections: int, door: str = UNARY) -> Measure:
+    """CPU per request with so many connections, each always waiting for an answer."""
+
+    def measure(bench: Bench, target: Target, round_: int) -> Row:
+        load = replace(
+            _load(bench, target, door, "unary", round_),
+            connections=connections,
+            duration_s=bench.sizes.closed_s,
+        )
+        answered, spent_us = _run(bench, target, load)
+        values = _shares(answered, spent_us, answered.answers, "request")
+        values["requests_per_s"] = answered.answers / answered.window_s
+        tls = "_tls" if door == TLS else ""
+        return Row(
+            scenario=f"unary{tls}_c{connections}",
+            target=target.name,
+            round=round_,
+            is_checked=True,
+            values=values,
+        )
+
+    return measure
+
+
+def open_unary(rate: int, seconds: float) -> Measure:
+    """Latency at a fixed arrival rate, from the intended send time."""
+
+    def measure(bench: Bench, target: Target, round_: int) -> Row:
+        load = replace(
+            _load(bench, target, UNARY, "unary", round_),
+            rate=float(rate),
+            # Enough that an arrival never waits for a connection unless answers stall.
+            connections=64,
+            duration_s=seconds,
+        )
+        answered, spent_us = _run(bench, target, load)
+        return Row(
+            scenario=f"open_{rate}",
+            target=target.name,
+            round=round_,
+            is_checked=True,
+            values=_shares(answered, spent_us, answered.answers, "request")
+            | answered.latency.summary_us()
+            | answered.send_lag.summary_us("send_lag_"),
+            histograms={"latency": answered.latency.coarsened().buckets},
+        )
+
+    return measure
+
+
+def stream_cpu(bench: Bench, target: Target, round_: int) -> Row:
+    """CPU per chunk: 32 streams, each with a chunk every 10 ms."""
+    streams = 32
+    settings = f"events={STREAM_EVENTS} gap_us={STREAM_GAP_US}"
+    load = replace(
+        _load(bench, target, STREAM, settings, round_),
+        connections=streams,
+        duration_s=bench.sizes.stream_s,
+        # Spread over one gap, so that the streams do not tick together.
+        stagger_us=STREAM_GAP_US // streams,
+    )
+    answered, spent_us = _run(bench, target, load)
+    values = _shares(answered, spent_us, answered.events, "chunk")
+    values["chunks_per_s"] = answered.events / answered.window_s
+    values["chunks_per_read"] = answered.events / max(1, answered.reads)
+    return Row(
+        scenario="stream_c32",
+        target=target.name,
+        round=round_,
+        is_checked=True,
+        values=values | answered.gap.summary_us("gap_"),
+    )
+
+
+def stream_ttft(bench: Bench, target: Target, round_: int) -> Row:
+    """Time to the first content of a stream, at 50 streams a second."""
+    load = replace(
+        _load(bench, target, STREAM, f"events={TTFT_EVENTS} gap_us={TTFT_GAP_US}", round_),
+        rate=50.0,
+        connections=32,
+        duration_s=bench.sizes.stream_s,
+    )
+    answered, _ = _run(bench, target, load)
+    return Row(
+        scenario="stream_ttft",
+        target=target.name,
+        round=round_,
+        is_checked=True,
+        values=answered.ttft.summary_us("ttft_") | answered.gap.summary_us("gap_"),
+        histograms={"ttft": answered.ttft.coarsened().buckets},
+    )
+
+
+def idle_stream(door: str) -> Measure:
+    """Memory of a stream that has begun and waits for its next event."""
+
+    def measure(bench: Bench, target: Target, round_: int) -> Row:
+        assert target.worker_pid is not None
+        load = replace(
+            _load(bench, target, door, f"events=2 gap_us={HOUR_US}", round_),
+            connections=bench.sizes.idle_streams,
+            stagger_us=1_000,
+        )
+        # A first, smaller batch pays for what is allocated once, not for each stream.
+        with tools.idle_streams(replace(load, connections=32)):
+            pause_s(0.2)
+        pause_s(0.5)
+        before = processes.memory_of(target.worker_pid)
+        with tools.idle_streams(load):
+            pause_s(0.5)
+            held = processes.memory_of(target.worker_pid)
+        pause_s(0.5)
+        return Row(
+            scenario=f"idle_stream{'_tls' if door == TLS else ''}",
+            target=target.name,
+            round=round_,
+            is_checked=True,
+            values={
+                "uss_bytes_per_stream": (held.uss_bytes - before.uss_bytes) / load.connections,
+                "rss_bytes_per_stream": (held.rss_bytes - before.rss_bytes) / load.connections,
+            },
+        )
+
+    return measure
+
+
+def idle_memory(target: Target, scenario: str) -> Row:
+    """What the worker holds right now, and the processes beside it."""
+    assert target.worker_pid is not None
+    held = processes.memory_of(target.worker_pid)
+    values = {
+        "rss_bytes": float(held.rss_bytes),
+        "pss_bytes": float(held.pss_bytes),
+        "uss_bytes": float(held.uss_bytes),
+    }
+    for role, pid in target.beside.items():
+        values[f"{role}_pss_bytes"] = float(processes.memory_of(pid).pss_bytes)
+    return Row(scenario=scenario, target=target.name, round=0, is_checked=True, values=values)
+
+
+def start(bench: Bench, round_: int) -> list[Row]:
+    """Time from starting `modelux serve` to its first answer: on nothing, and once more."""
+    files = targets.write_modelux(bench.folder / f"start-{round_}", bench.backends)
+    rows = []
+    for scenario in ("start_fresh", "start_again"):
+        with targets.serving(files) as child:
+            took_us = targets.wait_until_answering(files, child)
+        rows.append(
+            Row(
+                scenario=scenario,
+                target="modelux",
+                round=round_,
+                is_checked=True,
+                values={"first_answer_ms": took_us / 1e3},
+            )
+        )
+    return rows
