@@ -33,18 +33,22 @@ MODELS: Final = (
 )
 LEDGER_RECORDS_MAX: Final = 100_000
 
+SHORT: Final = {
+    "hang": "send nothing, or nothing more: head, mid[@TOKENS]",
+    "cut": "end in the middle: reset[@TOKENS], fin[@TOKENS]",
+}
+
 GRAMMAR: Final = """\
 Settings may also be given for one model (--model), in the path (`/_s/SETTINGS/v1/...`), in a
 model's name as a caller sends it (`gpt-4o?status=429;retry_after=2`, `sim:tokens=3`) and in the
-header `x-simulate`; each wins over the ones before it. `hang=head|mid` and
-`cut=reset|fin@TOKENS` are short for faults. GET /_ledger shows what was received and billed,
-DELETE /_ledger forgets it.
+header `x-simulate`; each wins over the ones before it. GET /_ledger shows what was received
+and billed, DELETE /_ledger forgets it.
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.epilog = GRAMMAR
+    parser.description = f"{parser.description} {GRAMMAR}"
     parser.add_argument(
         "--listen",
         default=LISTEN,
@@ -86,6 +90,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="serve TLS")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="key of the certificate")
     group = parser.add_argument_group("settings of every answer")
+    for name, prose in SHORT.items():
+        group.add_argument(f"--{name}", dest=f"setting_{name}", metavar="VALUE", help=prose)
     for each in fields(Settings):
         group.add_argument(
             f"--{each.name.replace('_', '-')}",
@@ -131,10 +137,10 @@ def _serve(
 
 def _options(args: argparse.Namespace) -> Options:
     settings = Settings()
-    for each in fields(Settings):
-        value: str | None = getattr(args, f"setting_{each.name}")
+    for name in (*SHORT, *(each.name for each in fields(Settings))):
+        value: str | None = getattr(args, f"setting_{name}")
         if value is not None:
-            settings = parse_settings(f"{each.name}={value}", settings)
+            settings = parse_settings(f"{name}={value}", settings)
     models = dict(split_model(text) for text in args.model or MODELS)
     for text in models.values():
         parse_settings(text, settings)
