@@ -4,8 +4,18 @@ from os import PathLike
 from typing import final
 
 __all__ = [
+    "CHUNK_FAULTS",
+    "CHUNK_LINE_BYTES_MAX",
+    "HEADERS_COUNT_MAX",
+    "HEAD_BYTES_CAP",
+    "HEAD_FAULTS",
+    "TRAILER_BYTES_MAX",
     "Cells",
+    "ChunkedDecoder",
     "Facts",
+    "HeadFault",
+    "RequestHead",
+    "ResponseHead",
     "RingError",
     "RingReader",
     "RingWriter",
@@ -13,6 +23,8 @@ __all__ = [
     "SseFollower",
     "Usage",
     "__version__",
+    "parse_request",
+    "parse_response",
     "patch",
     "scan",
     "usage_of_answer",
@@ -103,6 +115,97 @@ class RingReader:
     def stats(self) -> dict[str, int]: ...
     def remove(self) -> None: ...
     def close(self) -> None: ...
+
+# --- parse.rs ------------------------------------------------------------------------------
+
+HEAD_FAULTS: list[str]
+CHUNK_FAULTS: list[str]
+HEAD_BYTES_CAP: int
+HEADERS_COUNT_MAX: int
+CHUNK_LINE_BYTES_MAX: int
+TRAILER_BYTES_MAX: int
+
+@final
+class HeadFault:
+    """Why a head is refused: `name` is one of `HEAD_FAULTS`, `status` 400 or 431."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+
+@final
+class RequestHead:
+    """A request's head, copied out; `framing` is `none`, `length` or `chunked`."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query(self) -> str: ...
+    @property
+    def minor_version(self) -> int: ...
+    @property
+    def framing(self) -> str: ...
+    @property
+    def content_length(self) -> int | None: ...
+    @property
+    def keep_alive(self) -> bool: ...
+    @property
+    def expect_continue(self) -> bool: ...
+    @property
+    def head_bytes(self) -> int: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def hop_by_hop(self) -> list[str]: ...
+
+@final
+class ResponseHead:
+    """A response's head, copied out; `framing` may also be `until_close`."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def minor_version(self) -> int: ...
+    @property
+    def framing(self) -> str: ...
+    @property
+    def content_length(self) -> int | None: ...
+    @property
+    def keep_alive(self) -> bool: ...
+    @property
+    def head_bytes(self) -> int: ...
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def hop_by_hop(self) -> list[str]: ...
+
+def parse_request(data: bytes, head_bytes_max: int) -> RequestHead | HeadFault | None:
+    """Parse a request's head; None while it is not whole."""
+
+def parse_response(
+    data: bytes, head_bytes_max: int, *, to_head_request: bool = False
+) -> ResponseHead | HeadFault | None:
+    """Parse a response's head; None while it is not whole."""
+
+@final
+class ChunkedDecoder:
+    """Takes one chunked body apart.
+
+    A broken coding is a `ValueError` of two texts: one of `CHUNK_FAULTS`, and a sentence.
+    """
+
+    def __new__(cls) -> ChunkedDecoder: ...
+    def feed(self, data: bytes) -> tuple[bytes, int, bool]:
+        """Return payload, bytes consumed and whether the message has ended."""
 
 # --- scan.rs -------------------------------------------------------------------------------
 

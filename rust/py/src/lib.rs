@@ -1,6 +1,7 @@
 //! `modelux._native`: the `PyO3` face of `modelux-core`. Conversion only, no logic.
 
 mod cells;
+mod parse;
 mod ring;
 mod scan;
 
@@ -9,6 +10,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
+    parse::register(module)?;
     ring::register(module)?;
     scan::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
