@@ -6,14 +6,14 @@ from typing import final
 __all__ = [
     "CHUNK_FAULTS",
     "CHUNK_LINE_BYTES_MAX",
-    "HEADERS_COUNT_MAX",
-    "HEAD_BYTES_CAP",
-    "HEAD_FAULTS",
-    "TRAILER_BYTES_MAX",
     "Cells",
     "ChunkedDecoder",
     "Facts",
+    "HEADERS_COUNT_MAX",
+    "HEAD_BYTES_CAP",
+    "HEAD_FAULTS",
     "HeadFault",
+    "Redactor",
     "RequestHead",
     "ResponseHead",
     "RingError",
@@ -21,6 +21,7 @@ __all__ = [
     "RingWriter",
     "ScanError",
     "SseFollower",
+    "TRAILER_BYTES_MAX",
     "Usage",
     "__version__",
     "parse_request",
@@ -310,3 +311,15 @@ class SseFollower:
     def output_events(self) -> int: ...
     @property
     def usage_events_cut(self) -> int: ...
+
+# --- redact.rs -----------------------------------------------------------------------------
+
+@final
+class Redactor:
+    """Takes API keys, e-mail addresses and what further patterns match out of bodies.
+
+    A `ValueError` names the pattern that is no regular expression of linear time.
+    """
+
+    def __new__(cls, patterns: list[str]) -> Redactor: ...
+    def redact(self, text: bytes) -> bytes: ...

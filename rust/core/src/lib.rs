@@ -9,6 +9,7 @@ pub mod json;
 #[expect(unsafe_code, reason = "the one place where memory is shared with other processes")]
 mod mapped;
 pub mod patch;
+pub mod redact;
 pub mod ring;
 pub mod scan;
 mod spill;

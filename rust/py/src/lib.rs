@@ -2,6 +2,7 @@
 
 mod cells;
 mod parse;
+mod redact;
 mod ring;
 mod scan;
 
@@ -11,6 +12,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
     parse::register(module)?;
+    redact::register(module)?;
     ring::register(module)?;
     scan::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
