@@ -6,12 +6,15 @@ between is replaced. `tests/docs/` compares, so a declaration and its page canno
 Usage: python scripts/make_reference.py
 """
 
+import argparse
+import importlib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from modelux.cli.main import WORDS
 from modelux.errors import ROWS
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -38,7 +41,35 @@ def errors() -> str:
     )
 
 
-TABLES: Final[Mapping[str, Callable[[], str]]] = {"errors": errors}
+def commands() -> str:
+    """Return every command with its arguments, in the order of `modelux --help`."""
+    rows = []
+    for name, word in WORDS.items():
+        parser = argparse.ArgumentParser(add_help=False)
+        importlib.import_module(word.module).configure(parser)
+        rows.append((f"`modelux {name}`", f"{word.help[0].upper()}{word.help[1:]}."))
+        rows += arguments(f"modelux {name}", parser)
+    return table(("command", "does"), rows)
+
+
+def arguments(words: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
+    """Yield the arguments of one command, and those of the commands inside it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            prose = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for name, inner in action.choices.items():
+                yield f"`{words} {name}`", prose.get(name, "")
+                yield from arguments(f"{words} {name}", inner)
+        elif action.help != argparse.SUPPRESS and action.dest != "help":
+            value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
+            value = " ".join(value) if isinstance(value, tuple) else value
+            shown = " ".join((*action.option_strings[-1:], value)).strip()
+            optional = not action.option_strings and action.nargs in {"?", "*"}
+            prose_text = (action.help or "").replace("%%", "%")
+            yield f"… `{f'[{shown}]' if optional else shown}`", prose_text
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {"errors": errors, "commands": commands}
 
 
 def renewed(page: str) -> str:

@@ -242,7 +242,7 @@ def demonstrate(*, once: bool, listen: str) -> None:
     demo = prepare(folder, listen, silent, sound)
     # The pace of a real model, so that the stream can be seen to be one.
     pace = ["--first-byte-ms", "120", "--token-ms", "25", "--tokens", "40"]
-    to_silent = command("simulate", "--listen", silent, "--hang", "head")
+    to_silent = command("simulate", "--listen", silent, "--fault", "stall_headers")
     to_sound = command("simulate", "--listen", sound, *pace)
     serve = command("serve", "--config", str(demo.config))
     try:
