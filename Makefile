@@ -58,8 +58,11 @@ test-quick: setup ## what needs no processes
 	cargo test --quiet --locked --package modelux-core --package modelux-bench
 	$(BIN)/python -m pytest $(wildcard tests/tidy tests/docs tests/unit)
 
-bench: setup ## measure beside nginx; results and report under bench/ and docs/
-	@scripts/bench.sh
+bench: setup ## measure beside nginx: bench/results/*.jsonl, docs/benchmarks.md
+	$(if $(wildcard rust/core/benches),cargo bench --quiet --locked --package modelux-core)
+	$(BIN)/python -m pytest -q bench/micro
+	$(BIN)/python -m bench.macro.run $(BENCH_FLAGS)
+	$(BIN)/python -m bench.check
 
 run: setup ## one request all the way through; with a provider key set: serve
 	@$(BIN)/python scripts/run.py $(RUN_FLAGS)

@@ -1,5 +1,7 @@
 //! What it costs to parse a typical head, whole and in the worst order of arrival.
 
+#![expect(missing_docs, reason = "the functions that criterion's macros make")]
+
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};

@@ -527,7 +527,7 @@ impl Load {
                 match event.token() {
                     TIMER => timer.fired(),
                     Token(index) => {
-                        self.ready(poll.registry(), index, event.is_read_closed())?
+                        self.ready(poll.registry(), index, event.is_read_closed())?;
                     }
                 }
             }
