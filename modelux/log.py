@@ -85,6 +85,13 @@ class Log:
         """Say what is broken."""
         self._emit("error", event, fields)
 
+    def say(self, text: str) -> None:
+        """Print a line that a person is to read or copy, as it is; in JSON, event `said`."""
+        if not self._human:
+            self._emit("info", "said", {"text": text})
+            return
+        self._write(f"{printable(text)}\n".encode("utf-8", "backslashreplace"))
+
     def _emit(self, level: str, event: str, fields: dict[str, object]) -> None:
         at = datetime.fromtimestamp(self._now() / US_PER_S, UTC)
         if self._human:

@@ -92,3 +92,12 @@ def test_an_unprintable_character_is_written_as_its_escape() -> None:
 
 def test_a_log_can_be_opened_by_the_names_of_the_options() -> None:
     assert open_log("x", format_name="json", level_name="error") is not None
+
+
+def test_a_line_to_copy_is_printed_as_it_is_but_for_control_characters() -> None:
+    log, lines = make(human=True)
+    log.say("curl -d '{\"model\": 1}'\x1b")
+    assert lines == [b"curl -d '{\"model\": 1}'\\x1b\n"]
+    log, lines = make(human=False)
+    log.say("a b")
+    assert json.loads(lines[0])["text"] == "a b"

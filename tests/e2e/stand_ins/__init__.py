@@ -1,0 +1,1 @@
+"""Small programs that keep a real child's promises to the supervisor, and can break them."""

@@ -1,0 +1,394 @@
+"""The supervisor over stand-in children: real processes, sockets, signals and kills."""
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pytest
+
+from modelux.supervisor.lock import serving_pid
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+WAIT_S: Final = 30.0
+Found = TypeVar("Found")
+
+
+def wait_until(what: Callable[[], Found]) -> Found:
+    """Return the first true value; half a minute is for a machine that does much else."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        if found := what():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("did not happen in time")
+
+
+class Deployment:
+    """One supervisor with its children, in a data directory of its own."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.log = data_dir / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        data_dir.mkdir()
+        self.publish("one")
+
+    def start(self, **options: float | str) -> None:
+        """Start and wait until it is ready."""
+        self.launch(**options)
+        self.port = int(self.wait_for("ready")["address"].rpartition(":")[2])
+
+    def launch(self, **options: float | str) -> None:
+        """Start without waiting."""
+        words = json.dumps({"data_dir": str(self.data_dir)} | options)
+        self.log.unlink(missing_ok=True)
+        with self.log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.e2e.stand_ins.serve", words],
+                stderr=stderr,
+                cwd=ROOT,
+            )
+
+    def publish(self, text: str) -> None:
+        """Change what the snapshot is made of."""
+        (self.data_dir / "blob").write_text(text)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return what was logged under one name."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["event"] == name]
+
+    def wait_for(self, name: str, count: int = 1) -> dict[str, Any]:
+        """Return the event when it has been logged so often."""
+        return wait_until(lambda: self.events(name)[count - 1 :])[-1]
+
+    def get(self, path: str, timeout: float = WAIT_S) -> tuple[int, bytes]:
+        """Ask one worker, whichever the kernel picks."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def who(self) -> dict[str, int]:
+        """Return slot, generation and process id of one worker."""
+        found: dict[str, int] = json.loads(self.get("/who")[1])
+        return found
+
+    def workers(self, count: int = 2) -> dict[int, dict[str, int]]:
+        """Return every worker by its slot."""
+        found: dict[int, dict[str, int]] = {}
+
+        def ask() -> bool:
+            worker = self.who()
+            found[worker["slot"]] = worker
+            return len(found) == count
+
+        wait_until(ask)
+        return found
+
+    def idle(self, name: str) -> int:
+        """Return the process id of the newest writer or control plane."""
+        notes = self.data_dir / "idle.log"
+        begin = f"{name} start "
+
+        def newest() -> int:
+            lines = notes.read_text().splitlines() if notes.exists() else []
+            started = [line for line in lines if line.startswith(begin)]
+            return int(started[-1].removeprefix(begin)) if started else 0
+
+        return wait_until(newest)
+
+    def has_other(self, name: str, pid: int) -> bool:
+        """Return whether the newest writer or control plane is not `pid`."""
+        return self.idle(name) != pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Tell the supervisor."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """Wait for its end and return its exit code."""
+        assert self.process is not None
+        return self.process.wait(WAIT_S)
+
+    def reload_result(self) -> dict[str, Any]:
+        """Return how the last load went."""
+        found: dict[str, Any] = json.loads((self.data_dir / "reload.json").read_text())
+        return found
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    found = Deployment(tmp_path / "data")
+    yield found
+    if found.process is not None and found.process.poll() is None:
+        found.process.send_signal(signal.SIGINT)
+        try:
+            found.process.wait(WAIT_S)
+        finally:
+            found.process.kill()
+            found.process.wait()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_every_slot_serves_on_one_port_and_writer_and_control_plane_run(
+    deployment: Deployment,
+) -> None:
+    deployment.start(workers=3)
+    assert set(deployment.workers(3)) == {0, 1, 2}
+    assert is_running(deployment.idle("writer"))
+    assert is_running(deployment.idle("control"))
+    assert deployment.get("/snapshot") == (200, b"one")
+    assert deployment.get("/mode") == (200, b"1")
+
+
+def test_a_second_supervisor_is_refused_by_the_process_id_of_the_first(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    assert deployment.process is not None
+    second = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.e2e.stand_ins.serve",
+            json.dumps({"data_dir": str(deployment.data_dir)}),
+        ],
+        capture_output=True,
+        check=False,
+        cwd=ROOT,
+        timeout=WAIT_S,
+    )
+    assert second.returncode == 1
+    assert f"(process {deployment.process.pid})" in second.stderr.decode()
+    assert deployment.get("/who")[0] == 200
+
+
+def test_a_port_that_is_taken_is_a_clear_refusal(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    deployment.start()
+    other = Deployment(tmp_path / "other")
+    other.launch(listen=f"127.0.0.1:{deployment.port}")
+    assert other.end() == 1
+    assert "the port is in use" in other.events("store")[0]["why"]
+
+
+def test_a_killed_worker_is_replaced_while_the_others_serve(deployment: Deployment) -> None:
+    deployment.start()
+    before = deployment.workers()
+    os.kill(before[0]["pid"], signal.SIGKILL)
+    assert deployment.wait_for("died")["why"] == "killed by SIGKILL"
+    after = deployment.workers()
+    assert after[1] == before[1]
+    assert after[0]["generation"] > max(w["generation"] for w in before.values())
+
+
+def test_connections_made_while_their_worker_is_down_are_served_by_its_successor(
+    deployment: Deployment,
+) -> None:
+    deployment.start(workers=1)
+    for _ in range(3):
+        os.kill(deployment.who()["pid"], signal.SIGKILL)
+        assert deployment.get("/who")[0] == 200
+
+
+def test_killed_writer_and_control_plane_are_started_again(deployment: Deployment) -> None:
+    deployment.start()
+    for name in ("writer", "control"):
+        before = deployment.idle(name)
+        os.kill(before, signal.SIGKILL)
+        wait_until(partial(deployment.has_other, name, before))
+    assert deployment.get("/mode") == (200, b"1")
+
+
+def test_children_leave_when_the_supervisor_is_killed_and_the_next_start_works(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    workers = deployment.workers()
+    children = [w["pid"] for w in workers.values()]
+    children += [deployment.idle("writer"), deployment.idle("control")]
+    deployment.signal(signal.SIGKILL)
+    deployment.end()
+    wait_until(lambda: not any(map(is_running, children)))
+    assert serving_pid(deployment.data_dir) is None
+    notes = (deployment.data_dir / "idle.log").read_text()
+    assert "writer end" in notes
+
+    deployment.start(listen=f"127.0.0.1:{deployment.port}")
+    used = {w["generation"] for w in workers.values()}
+    assert used.isdisjoint(w["generation"] for w in deployment.workers().values())
+
+
+def test_after_a_kill_of_the_whole_tree_the_next_start_works_on_the_same_port(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    children = [w["pid"] for w in deployment.workers().values()]
+    children += [deployment.idle("writer"), deployment.idle("control")]
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+    deployment.signal(signal.SIGKILL)
+    deployment.end()
+    deployment.start(listen=f"127.0.0.1:{deployment.port}")
+    assert deployment.get("/snapshot") == (200, b"one")
+
+
+def test_terminate_finishes_what_is_in_flight_and_accepts_nothing_after_the_delay(
+    deployment: Deployment,
+) -> None:
+    deployment.start(drain_delay_s=0.3)
+    connection = http.client.HTTPConnection("127.0.0.1", deployment.port, timeout=WAIT_S)
+    connection.request("GET", "/slow")
+    deployment.signal(signal.SIGTERM)
+    # Still accepted during the delay, and told by the mode that we are draining.
+    wait_until(lambda: deployment.get("/mode") == (200, b"2"))
+    assert connection.getresponse().read() == b"slow"
+    connection.close()
+    assert deployment.end() == 0
+    with pytest.raises(ConnectionRefusedError):
+        deployment.get("/who")
+    ends = [n for n in (deployment.data_dir / "idle.log").read_text().split("\n") if "end" in n]
+    assert [n.split()[0] for n in ends] == ["writer", "control"]
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGTERM, signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]],
+)
+def test_a_second_terminate_or_an_interrupt_ends_at_once_and_leaves_no_process(
+    deployment: Deployment, signals: list[signal.Signals]
+) -> None:
+    deployment.start(drain_delay_s=3600, drain_s=3600)
+    children = [w["pid"] for w in deployment.workers().values()]
+    children += [deployment.idle("writer"), deployment.idle("control")]
+    connection = http.client.HTTPConnection("127.0.0.1", deployment.port, timeout=WAIT_S)
+    connection.request("GET", "/slow")
+    for number in signals:
+        deployment.signal(number)
+        wait_until(lambda: deployment.events("terminating") or deployment.events("interrupted"))
+    assert deployment.end() == 0
+    assert not any(map(is_running, children))
+    connection.close()
+    assert "writer end" in (deployment.data_dir / "idle.log").read_text()
+
+
+def test_a_worker_that_outlasts_the_drain_is_killed(deployment: Deployment) -> None:
+    deployment.start(drain_s=0.1)
+    pid = deployment.workers()[1]["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    deployment.signal(signal.SIGTERM)
+    assert deployment.end() == 0
+    assert not is_running(pid)
+
+
+def test_hangup_publishes_what_changed_to_every_worker(deployment: Deployment) -> None:
+    deployment.start()
+    before = deployment.reload_result()
+    deployment.publish("two")
+    assert deployment.get("/snapshot") == (200, b"one")
+    deployment.signal(signal.SIGHUP)
+    wait_until(lambda: deployment.get("/snapshot") == (200, b"two"))
+    wait_until(lambda: deployment.reload_result()["seq"] == before["seq"] + 1)
+    after = deployment.reload_result()
+    assert (after["ok"], after["faults"]) == (True, [])
+
+
+def test_hangup_with_an_invalid_configuration_changes_nothing_and_says_every_fault(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    before = deployment.reload_result()
+    deployment.publish("bad")
+    deployment.signal(signal.SIGHUP)
+    deployment.wait_for("reload_refused", 2)
+    wait_until(lambda: deployment.reload_result()["seq"] == before["seq"] + 1)
+    after = deployment.reload_result()
+    assert after["ok"] is False
+    assert after["faults"] == ["blob:1: first fault", "blob:2: second fault"]
+    assert deployment.get("/snapshot") == (200, b"one")
+
+
+def test_an_invalid_configuration_at_the_start_starts_nothing(deployment: Deployment) -> None:
+    deployment.publish("bad")
+    deployment.launch()
+    assert deployment.end() == 78
+    assert deployment.events("config")[0]["faults"][1] == "blob:2: second fault"
+
+
+def test_what_another_process_changed_is_published_without_a_signal(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    deployment.publish("two")
+    (deployment.data_dir / "changed").touch()
+    wait_until(lambda: deployment.get("/snapshot") == (200, b"two"))
+
+
+def test_a_stopped_worker_is_killed_after_the_timeout_and_replaced(
+    deployment: Deployment,
+) -> None:
+    deployment.start(heartbeat_timeout_s=1)
+    before = deployment.workers()
+    os.kill(before[1]["pid"], signal.SIGSTOP)
+    stalled = deployment.wait_for("stalled")
+    assert (stalled["child"], stalled["stopped"]) == ("worker.1", True)
+    after = deployment.workers()
+    assert after[0] == before[0]
+    assert after[1]["pid"] != before[1]["pid"]
+
+
+def test_a_supervisor_that_was_stopped_itself_kills_nobody_for_it(
+    deployment: Deployment,
+) -> None:
+    deployment.start(heartbeat_timeout_s=1)
+    workers = deployment.workers()
+    for worker in workers.values():
+        os.kill(worker["pid"], signal.SIGSTOP)
+    deployment.signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    deployment.signal(signal.SIGCONT)
+    for worker in workers.values():
+        os.kill(worker["pid"], signal.SIGCONT)
+    time.sleep(0.5)
+    assert deployment.workers() == workers
+    assert deployment.events("stalled") == []
+
+
+def test_five_deaths_within_a_minute_are_a_crash_loop_that_callers_are_told_of(
+    deployment: Deployment,
+) -> None:
+    deployment.start(workers=1)
+    (deployment.data_dir / "die").touch()
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        deployment.get("/die")
+    deployment.wait_for("crash_loop")
+    # Nobody is there to serve: the supervisor answers, and says when to come back.
+    status, body = deployment.get("/v1/chat/completions")
+    assert status == 503
+    assert json.loads(body)["error"]["code"] == "crash_loop"
+    assert len(deployment.events("died")) == 5
+    pauses = [event["restart_in_s"] for event in deployment.events("died")]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] >= 1
