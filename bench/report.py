@@ -236,7 +236,7 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
     unary = [(f"unary_c{n}", f"{n} connections") for n in (1, 32, 64)]
     unary += [("unary_tls_c32", "32 connections, TLS upstream")]
     rates = [("open_200", "200 requests/s"), ("open_2000", "2,000 requests/s")]
-    streams = [("stream_c32", "32 streams, a chunk every 10 ms")]
+    streams = [(f"stream_c{n}", f"{n} streams, a chunk every 10 ms") for n in (32, 256)]
     first = [("stream_ttft", "50 streams/s")]
     if has_rows(rows, unary):
         sections += ["## CPU per request", cpu_table(rows, unary, "request")]

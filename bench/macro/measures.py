@@ -127,7 +127,8 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
     ]
     return [
         *found,
-        Scenario(name="stream_c32", door=STREAM, measure=stream_cpu, needs_worker=True),
+        Scenario(name="stream_c32", door=STREAM, measure=stream_cpu(32), needs_worker=True),
+        Scenario(name="stream_c256", door=STREAM, measure=stream_cpu(256), needs_worker=True),
         Scenario(name="stream_ttft", door=STREAM, measure=stream_ttft),
         Scenario(
             name="unary_tls_c32", door=TLS, measure=closed_unary(32, TLS), needs_worker=True
@@ -237,28 +238,31 @@ def open_unary(rate: int, seconds: float) -> Measure:
     return measure
 
 
-def stream_cpu(bench: Bench, target: Target, round_: int) -> Row:
-    """CPU per chunk: 32 streams, each with a chunk every 10 ms."""
-    streams = 32
-    settings = f"events={STREAM_EVENTS} gap_us={STREAM_GAP_US}"
-    load = replace(
-        _load(bench, target, STREAM, settings, round_),
-        connections=streams,
-        duration_s=bench.sizes.stream_s,
-        # Spread over one gap, so that the streams do not tick together.
-        stagger_us=STREAM_GAP_US // streams,
-    )
-    answered, spent_us = _run(bench, target, load)
-    values = _shares(answered, spent_us, answered.events, "chunk")
-    values["chunks_per_s"] = answered.events / answered.window_s
-    values["chunks_per_read"] = answered.events / max(1, answered.reads)
-    return Row(
-        scenario="stream_c32",
-        target=target.name,
-        round=round_,
-        is_checked=True,
-        values=values | answered.gap.summary_us("gap_"),
-    )
+def stream_cpu(streams: int) -> Measure:
+    """CPU per chunk with so many streams, each with a chunk every 10 ms."""
+
+    def measure(bench: Bench, target: Target, round_: int) -> Row:
+        settings = f"events={STREAM_EVENTS} gap_us={STREAM_GAP_US}"
+        load = replace(
+            _load(bench, target, STREAM, settings, round_),
+            connections=streams,
+            duration_s=bench.sizes.stream_s,
+            # Spread over one gap, so that the streams do not tick together.
+            stagger_us=STREAM_GAP_US // streams,
+        )
+        answered, spent_us = _run(bench, target, load)
+        values = _shares(answered, spent_us, answered.events, "chunk")
+        values["chunks_per_s"] = answered.events / answered.window_s
+        values["chunks_per_read"] = answered.events / max(1, answered.reads)
+        return Row(
+            scenario=f"stream_c{streams}",
+            target=target.name,
+            round=round_,
+            is_checked=True,
+            values=values | answered.gap.summary_us("gap_"),
+        )
+
+    return measure
 
 
 def stream_ttft(bench: Bench, target: Target, round_: int) -> Row:
