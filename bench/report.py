@@ -238,6 +238,7 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
     rates = [("open_200", "200 requests/s"), ("open_2000", "2,000 requests/s")]
     streams = [(f"stream_c{n}", f"{n} streams, a chunk every 10 ms") for n in (32, 256)]
     first = [("stream_ttft", "50 streams/s")]
+    large = [("large_prompts", "500 small requests/s, 2 of 400 KB/s")]
     if has_rows(rows, unary):
         sections += ["## CPU per request", cpu_table(rows, unary, "request")]
     if has_rows(rows, streams):
@@ -247,6 +248,9 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
         sections += ["All rounds together:", pooled_table(rows, rates)]
     if has_rows(rows, first):
         sections += ["## Time to first content", latency_table(rows, first, "ttft_")]
+    if has_rows(rows, large):
+        sections += ["## Beside large prompts", "Latency of the small requests."]
+        sections += [latency_table(rows, large), pooled_table(rows, large)]
     memory = [(name, "") for name in ("memory_idle", "memory_after_load", "idle_stream")]
     if has_rows(rows, memory):
         sections += ["## Memory", memory_table(rows)]

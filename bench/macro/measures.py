@@ -22,6 +22,8 @@ STREAM_GAP_US: Final = 10_000
 TTFT_EVENTS: Final = 8
 TTFT_GAP_US: Final = 5_000
 HOUR_US: Final = 3_600_000_000
+LARGE_PROMPT_BYTES: Final = 400_000
+"""About 100,000 tokens of English."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,7 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
         Scenario(name="stream_c32", door=STREAM, measure=stream_cpu(32), needs_worker=True),
         Scenario(name="stream_c256", door=STREAM, measure=stream_cpu(256), needs_worker=True),
         Scenario(name="stream_ttft", door=STREAM, measure=stream_ttft),
+        Scenario(name="large_prompts", door=UNARY, measure=large_prompts),
         Scenario(
             name="unary_tls_c32", door=TLS, measure=closed_unary(32, TLS), needs_worker=True
         ),
@@ -153,19 +156,20 @@ def _load(bench: Bench, target: Target, door: str, settings: str, round_: int) -
     )
 
 
-def _run(bench: Bench, target: Target, load: Load) -> tuple[Answered, dict[str, float]]:
-    """Run a load and give what the processes spent in its window."""
+def _run(
+    bench: Bench, target: Target, load: Load, *beside: Load
+) -> tuple[Answered, dict[str, float]]:
+    """Run a load, others beside it, and give what the processes spent in its window."""
     watch = {"upstream": bench.backends.upstream_pid, **target.beside}
     if target.worker_pid is not None:
         watch["worker"] = target.worker_pid
     before = tools.upstream_stats(bench.backends.plain_port)["requests"]
-    answered = tools.run_load(load, watch=list(watch.values()))
+    answered, *others = tools.run_loads([load, *beside], watch=list(watch.values()))
     after = tools.upstream_stats(bench.backends.plain_port)["requests"]
     # One request out for each one in: nothing was retried, sent twice or answered by us.
-    if after - before != answered.answers_in_all:
-        raise MeasureError(
-            f"{answered.answers_in_all} answers came of {after - before} upstream requests"
-        )
+    answers = sum(one.answers_in_all for one in (answered, *others))
+    if after - before != answers:
+        raise MeasureError(f"{answers} answers came of {after - before} upstream requests")
     spent_us = {role: answered.cpu_us[pid] for role, pid in watch.items()}
     return answered, spent_us
 
@@ -281,6 +285,34 @@ def stream_ttft(bench: Bench, target: Target, round_: int) -> Row:
         is_checked=True,
         values=answered.ttft.summary_us("ttft_") | answered.gap.summary_us("gap_"),
         histograms={"ttft": answered.ttft.coarsened().buckets},
+    )
+
+
+def large_prompts(bench: Bench, target: Target, round_: int) -> Row:
+    """Latency of small requests while two large prompts a second pass by.
+
+    What is added here is what a large body does to everybody else.
+    """
+    small = replace(
+        _load(bench, target, UNARY, "unary", round_),
+        rate=500.0,
+        connections=64,
+        duration_s=bench.sizes.stream_s,
+    )
+    large = replace(
+        small,
+        body=bench.body(target, UNARY, "unary", bytes_=LARGE_PROMPT_BYTES),
+        rate=2.0,
+        connections=8,
+    )
+    answered, _ = _run(bench, target, small, large)
+    return Row(
+        scenario="large_prompts",
+        target=target.name,
+        round=round_,
+        is_checked=True,
+        values=answered.latency.summary_us(),
+        histograms={"latency": answered.latency.coarsened().buckets},
     )
 
 

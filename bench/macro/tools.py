@@ -110,12 +110,33 @@ def run_load(load: Load, *, watch: Sequence[int]) -> Answered:
     Raises:
         MeasureError: An answer was wrong, late or missing.
     """
-    limit_s = load.warmup_s + load.duration_s + DRAIN_S + 30
-    words = processes.pinned(load.words(watch), cpu=processes.LOAD_CPU, env={})
-    done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s, check=False)
-    if done.returncode != 0:
-        raise MeasureError(f"the load generator failed: {done.stderr.strip()}")
-    return read_answered(json.loads(done.stdout))
+    return run_loads([load], watch=watch)[0]
+
+
+def run_loads(loads: Sequence[Load], *, watch: Sequence[int]) -> list[Answered]:
+    """Run several load generators at once; the first one watches the processes.
+
+    Raises:
+        MeasureError: An answer was wrong, late or missing.
+    """
+    limit_s = max(load.warmup_s + load.duration_s for load in loads) + DRAIN_S + 30
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                processes.running(
+                    load.words(watch if load is loads[0] else ()),
+                    cpu=processes.LOAD_CPU,
+                    log=load.body.with_suffix(".log"),
+                )
+            )
+            for load in loads
+        ]
+        printed = [child.communicate(timeout=limit_s)[0] for child in children]
+        for load, child in zip(loads, children, strict=True):
+            if child.returncode != 0:
+                said = load.body.with_suffix(".log").read_text(errors="replace")[-500:]
+                raise MeasureError(f"the load generator failed: {said.strip()}")
+    return [read_answered(json.loads(text)) for text in printed]
 
 
 def read_answered(printed: dict[str, Any]) -> Answered:

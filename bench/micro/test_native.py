@@ -35,6 +35,22 @@ ANSWER = json.dumps(
 ).encode()
 
 
+HEAD = (
+    b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:8080\r\naccept: */*\r\n"
+    b"content-type: application/json\r\nuser-agent: OpenAI/Python 2.0\r\n"
+    b"x-stainless-lang: python\r\nx-stainless-os: Linux\r\nx-stainless-arch: x64\r\n"
+    b"x-stainless-runtime: CPython\r\nauthorization: Bearer mlx_sk_" + b"a" * 32 + b"\r\n"
+    b"accept-encoding: gzip, deflate\r\ncontent-length: 1200\r\n\r\n"
+)
+
+
+def test_parse_of_a_request_head(benchmark: BenchmarkFixture) -> None:
+    head = benchmark(_native.parse_request, HEAD, 32_768)
+
+    assert isinstance(head, _native.RequestHead)
+    assert head.head_bytes == len(HEAD)
+
+
 @pytest.mark.parametrize("bytes_", [REQUEST_BYTES, 400_000])
 def test_scan_of_a_request_body(
     benchmark: BenchmarkFixture, tmp_path: Path, bytes_: int
@@ -86,7 +102,7 @@ def test_append_of_a_trace_with_bodies(benchmark: BenchmarkFixture, tmp_path: Pa
             reader.commit()
         return (meta, b"q" * REQUEST_BYTES, ANSWER), {}
 
-    accepted = benchmark.pedantic(writer.append, setup=drained, rounds=2_000)
+    accepted = benchmark.pedantic(writer.append, setup=drained, rounds=2_000)  # type: ignore[no-untyped-call]
 
     assert accepted == "ring"
     assert writer.stats()["lost"] == 0
