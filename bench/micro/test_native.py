@@ -102,7 +102,7 @@ def test_append_of_a_trace_with_bodies(benchmark: BenchmarkFixture, tmp_path: Pa
             reader.commit()
         return (meta, b"q" * REQUEST_BYTES, ANSWER), {}
 
-    accepted = benchmark.pedantic(writer.append, setup=drained, rounds=2_000)  # type: ignore[no-untyped-call]
+    accepted = benchmark.pedantic(writer.append, setup=drained, rounds=2_000)
 
     assert accepted == "ring"
     assert writer.stats()["lost"] == 0
