@@ -46,8 +46,8 @@ def paper_faults(tree: Tree) -> Iterator[str]:
     """Yield each mention of a Markdown file that the tree does not hold."""
     names = {path.rpartition("/")[2] for path in tree.texts}
     for path, text in tree.texts.items():
-        if path.startswith("tests/tidy/"):
-            continue
+        if path.startswith(("tests/tidy/", "tests/docs/")):
+            continue  # Samples of what is wrong.
         for line, words in enumerate(text.splitlines(), 1):
             for paper in PAPER.findall(words):
                 if paper.rpartition("/")[2] not in names | {".md"}:
