@@ -42,6 +42,8 @@ class Figure:
     aim: float | None = None
     ceiling: float | None = None
     direct_max: float | None = None
+    target: str = US
+    peer: str = PEER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +119,7 @@ def _of_round(figure: Figure, rows: Rows, round_: int) -> float | None:
     def of(target: str) -> float | None:
         return rows.one(figure.scenario, target, round_, figure.value)
 
-    ours, peers, direct = of(US), of(PEER), of(DIRECT)
+    ours, peers, direct = of(figure.target), of(figure.peer), of(DIRECT)
     if figure.direct_max is not None and direct is not None and direct > figure.direct_max:
         return None
     match figure.how:

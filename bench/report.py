@@ -235,6 +235,7 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
     sections = [machine, "## Figures", figures_table(figures.load_figures(), rows)]
     unary = [(f"unary_c{n}", f"{n} connections") for n in (1, 32, 64)]
     unary += [("unary_tls_c32", "32 connections, TLS upstream")]
+    unary += [("history_c32", "32 connections, store full or empty")]
     rates = [("open_200", "200 requests/s"), ("open_2000", "2,000 requests/s")]
     streams = [(f"stream_c{n}", f"{n} streams, a chunk every 10 ms") for n in (32, 256)]
     first = [("stream_ttft", "50 streams/s")]

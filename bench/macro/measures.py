@@ -5,7 +5,7 @@ of its run was right, so a fast wrong result cannot become a figure.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -37,6 +37,7 @@ class Sizes:
     stream_s: float
     idle_streams: int
     starts: int
+    history: int
 
 
 FULL: Final = Sizes(
@@ -46,6 +47,7 @@ FULL: Final = Sizes(
     stream_s=5.0,
     idle_streams=500,
     starts=5,
+    history=1_000_000,
 )
 QUICK: Final = Sizes(
     rounds=2,
@@ -54,6 +56,7 @@ QUICK: Final = Sizes(
     stream_s=1.5,
     idle_streams=200,
     starts=2,
+    history=0,
 )
 
 
@@ -145,6 +148,12 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
             rounds=2,
         ),
     ]  # fmt: skip
+
+
+def pids_of(running: Sequence[Target]) -> list[int]:
+    """Return all processes of targets."""
+    found = [pid for target in running for pid in target.beside.values()]
+    return found + [one.worker_pid for one in running if one.worker_pid is not None]
 
 
 def _load(bench: Bench, target: Target, door: str, settings: str, round_: int) -> Load:

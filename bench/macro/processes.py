@@ -21,6 +21,8 @@ LOAD_CPU: Final = 1
 """The load generator and everything upstream of the proxy run here."""
 
 ENDS_WITHIN_S: Final = 15.0
+IDLE_WATCH_S: Final = 0.25
+IDLE_SHARE_MAX: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,33 @@ def descendants(pid: int) -> dict[int, str]:
             found[child] = words.replace(b"\0", b" ").decode(errors="replace").strip()
         pending += parents.get(child, ())
     return found
+
+
+def cpu_ns_of(pid: int) -> int:
+    """Return the CPU time of all living threads of a process; 0 when it is gone."""
+    spent_ns = 0
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                spent_ns += int((task / "schedstat").read_text().split()[0])
+    return spent_ns
+
+
+def wait_until_idle(pids: Sequence[int], *, timeout_s: float = 120.0) -> None:
+    """Wait until processes have nothing left to do, so that it does not fall to who is next.
+
+    Raises:
+        RuntimeError: They are still busy when the time is over.
+    """
+    deadline_us = mono_us() + int(timeout_s * US_PER_S)
+    while True:
+        before_ns = sum(map(cpu_ns_of, pids))
+        pause_s(IDLE_WATCH_S)
+        spent_s = (sum(map(cpu_ns_of, pids)) - before_ns) / 1e9
+        if spent_s < IDLE_SHARE_MAX * IDLE_WATCH_S:
+            return
+        if mono_us() > deadline_us:
+            raise RuntimeError(f"processes {list(pids)} are busy though nobody asks anything")
 
 
 def memory_of(pid: int) -> Memory:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import report, results
-from bench.macro import measures, targets, tools
+from bench.macro import history, measures, processes, targets, tools
 from bench.macro.measures import Bench, Scenario
 from bench.macro.targets import Backends, Target
 from bench.results import Context, Row
@@ -61,6 +61,9 @@ def options(words: Sequence[str]) -> argparse.Namespace:
         help="of direct, nginx, nginx2 (a second nginx, to test the harness), modelux",
     )
     parser.add_argument("--only", default="", help="scenarios by name, comma-separated")
+    parser.add_argument(
+        "--history", type=int, help="traces in the store for the history row; 0: no such row"
+    )
     parser.add_argument(
         "--writer-cpu", type=int, help="move the trace writer to this CPU (default: stays)"
     )
@@ -147,6 +150,8 @@ def measure_rounds(
                 if not scenario.suits(target):
                     continue
                 try:
+                    # A backlog of traces would be written while the next target is measured.
+                    processes.wait_until_idle(measures.pids_of(running))
                     recorder.add(scenario.measure(bench, target, round_))
                 except (tools.MeasureError, RuntimeError, OSError) as error:
                     recorder.failed(f"{scenario.name} of {target.name}", error)
@@ -161,6 +166,15 @@ def measure_starts(bench: Bench, recorder: Recorder) -> None:
         except (RuntimeError, OSError) as error:
             recorder.failed("start", error)
             return
+
+
+def measure_history(bench: Bench, recorder: Recorder, traces: int) -> None:
+    """Compare a store full of traces with an empty one."""
+    try:
+        for row in history.measure(bench, traces):
+            recorder.add(row)
+    except (tools.MeasureError, RuntimeError, OSError) as error:
+        recorder.failed("history", error)
 
 
 def run(words: Sequence[str]) -> int:
@@ -195,8 +209,12 @@ def run(words: Sequence[str]) -> int:
         if is_wanted("memory"):
             for target in workers:
                 recorder.add(measures.idle_memory(target, "memory_after_load"))
-        if any(target.name == "modelux" for target in running) and is_wanted("start"):
-            measure_starts(bench, recorder)
+        if any(target.name == "modelux" for target in running):
+            if is_wanted("start"):
+                measure_starts(bench, recorder)
+            traces = asked.history if asked.history is not None else sizes.history
+            if traces and is_wanted("history"):
+                measure_history(bench, recorder, traces)
     if not path.exists():
         print("Nothing was measured.")
         return EXIT_FAILURE
