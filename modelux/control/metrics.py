@@ -1,0 +1,184 @@
+"""Every metric, declared once, and the Prometheus text made of their values. No I/O.
+
+Values come from two places: sums over traces from the trace writer's file, and cells that
+workers and supervisor count in. The reference page is made from `METRICS`. End users, tags and
+key ids are never labels: a label with unbounded values is a memory leak in every scraper.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, unique
+from typing import Final
+
+
+@unique
+class Kind(Enum):
+    """What a figure may do; the values are Prometheus' words."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One declared metric."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+
+METRICS: Final[tuple[Metric, ...]] = (
+    Metric(
+        "modelux_requests_total",
+        Kind.COUNTER,
+        ("route", "provider", "model", "status"),
+        "Requests answered; provider and model are those that served, empty for none.",
+    ),
+    Metric(
+        "modelux_attempts_total",
+        Kind.COUNTER,
+        ("provider", "model", "outcome"),
+        "Calls to a provider, by how they ended.",
+    ),
+    Metric(
+        "modelux_added_latency_seconds",
+        Kind.HISTOGRAM,
+        ("route",),
+        "Time in modelux before the winning attempt was written, waits on others excluded.",
+    ),
+    Metric(
+        "modelux_ttft_seconds",
+        Kind.HISTOGRAM,
+        ("provider", "model"),
+        "From the start of the winning attempt to its first content byte.",
+    ),
+    Metric(
+        "modelux_trace_index_lag_seconds",
+        Kind.GAUGE,
+        (),
+        "Age of the oldest accepted trace that is not in the store yet.",
+    ),
+    Metric(
+        "modelux_traces_accepted_total", Kind.COUNTER, (), "Traces in ring, spill or store."
+    ),
+    Metric(
+        "modelux_traces_shed_total",
+        Kind.COUNTER,
+        ("reason",),
+        "Bodies or whole traces given up under pressure.",
+    ),
+    Metric(
+        "modelux_worker_restarts_total",
+        Kind.COUNTER,
+        ("reason",),
+        "Workers started again since `serve` started, by how their predecessor ended.",
+    ),
+    Metric(
+        "modelux_bugs_total",
+        Kind.COUNTER,
+        ("where",),
+        "Broken invariants met since `serve` started; each is in the log.",
+    ),
+    Metric("modelux_mode", Kind.GAUGE, (), "0 starting, 1 ready, 2 draining, 3 crash loop."),
+    Metric("modelux_in_flight_requests", Kind.GAUGE, (), "Requests being served."),
+    Metric("modelux_connections_open", Kind.GAUGE, ("side",), "Open connections."),
+    Metric("modelux_overloaded_total", Kind.COUNTER, (), "Requests beyond `max_in_flight`."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts of values up to each bound, not cumulative; one more count for those beyond."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+    def __post_init__(self) -> None:
+        assert len(self.counts) == len(self.bounds) + 1, (self.bounds, self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of one metric."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float | Histogram
+
+
+CELL_SUMS: Final[tuple[tuple[str, Mapping[str, str], str], ...]] = (
+    ("modelux_in_flight_requests", {}, "in_flight"),
+    ("modelux_connections_open", {"side": "client"}, "connections_open"),
+    ("modelux_connections_open", {"side": "upstream"}, "upstreams_open"),
+    ("modelux_overloaded_total", {}, "overloaded"),
+)
+"""Metric, labels and the worker cell whose sum over all slots it is."""
+
+CELL_VALUES: Final[tuple[tuple[str, Mapping[str, str], str], ...]] = (
+    ("modelux_mode", {}, "mode"),
+    ("modelux_worker_restarts_total", {"reason": "exited"}, "restarts_exited"),
+    ("modelux_worker_restarts_total", {"reason": "killed"}, "restarts_killed"),
+    ("modelux_worker_restarts_total", {"reason": "stalled"}, "restarts_stalled"),
+    ("modelux_worker_restarts_total", {"reason": "replaced"}, "restarts_replaced"),
+    ("modelux_bugs_total", {"where": "exchange"}, "bugs"),
+    ("modelux_bugs_total", {"where": "writer"}, "bugs_writer"),
+    ("modelux_bugs_total", {"where": "control"}, "bugs_control"),
+)
+"""Metric, labels and the node cell that holds it."""
+
+
+def render(samples: Sequence[Sample]) -> str:
+    """Return the Prometheus text: every declared metric with its help, and its samples.
+
+    Samples of metrics that are not declared, or with other labels, are a bug of ours.
+    """
+    by_name: dict[str, list[Sample]] = {metric.name: [] for metric in METRICS}
+    for sample in samples:
+        by_name[sample.name].append(sample)
+    lines: list[str] = []
+    for metric in METRICS:
+        lines += (
+            f"# HELP {metric.name} {_escaped_help(metric.help)}",
+            f"# TYPE {metric.name} {metric.kind.value}",
+        )
+        for sample in by_name[metric.name]:
+            assert set(sample.labels) == set(metric.labels), sample
+            lines += _sample_lines(metric, sample)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _sample_lines(metric: Metric, sample: Sample) -> Iterable[str]:
+    labels = {name: sample.labels[name] for name in metric.labels}
+    if not isinstance(sample.value, Histogram):
+        yield f"{metric.name}{_label_text(labels)} {_figure(sample.value)}"
+        return
+    seen = 0
+    bounds = (*map(_figure, sample.value.bounds), "+Inf")
+    for bound, count in zip(bounds, sample.value.counts, strict=True):
+        seen += count
+        yield f"{metric.name}_bucket{_label_text(labels | {'le': bound})} {seen}"
+    yield f"{metric.name}_sum{_label_text(labels)} {_figure(sample.value.sum)}"
+    yield f"{metric.name}_count{_label_text(labels)} {seen}"
+
+
+def _label_text(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    pairs = ",".join(f'{name}="{_escaped_label(value)}"' for name, value in labels.items())
+    return f"{{{pairs}}}"
+
+
+def _escaped_label(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _escaped_help(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n")
+
+
+def _figure(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))

@@ -1,0 +1,103 @@
+"""What the control plane answers, over a real socket."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from modelux._native import Cells
+from modelux.control.app import Context, make_app
+from modelux.control.process import check_parser
+from modelux.log import Log
+from modelux.store.layout import CELLS_FILE, METRICS_FILE
+
+Answer = tuple[int, str, Mapping[str, str]]
+
+
+def ask(context: Context, path: str, method: str = "GET") -> Answer:
+    """Serve on a free port, ask once, stop."""
+
+    async def run() -> Answer:
+        runner = web.AppRunner(make_app(context), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        host, port = runner.addresses[0]
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, f"http://{host}:{port}{path}") as answer,
+        ):
+            found = answer.status, await answer.text(), answer.headers.copy()
+        await runner.cleanup()
+        return found
+
+    return asyncio.run(run())
+
+
+def context_in(state_dir: Path, lines: list[bytes] | None = None) -> Context:
+    write = (lines if lines is not None else []).append
+    return Context(
+        state_dir=state_dir,
+        cells=Cells.create(state_dir / CELLS_FILE, 2),
+        log=Log("control", human=False, write=write),
+    )
+
+
+def test_it_says_that_it_is_alive(tmp_path: Path) -> None:
+    status, text, headers = ask(context_in(tmp_path), "/healthz")
+    assert (status, text) == (200, "ok\n")
+    assert "Server" not in headers
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_metrics_are_there_before_the_writer_has_written_any(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    context.cells.add("restarts_killed", 3)
+    context.cells.set("in_flight", 4, 0)
+    context.cells.set("in_flight", 5, 1)
+    status, text, _ = ask(context, "/metrics")
+    assert status == 200
+    assert 'modelux_worker_restarts_total{reason="killed"} 3\n' in text
+    assert "modelux_in_flight_requests 9\n" in text
+
+
+def test_metrics_hold_the_sums_of_the_trace_writer(tmp_path: Path) -> None:
+    labels = {"route": "@p", "provider": "openai", "model": "m", "status": "200"}
+    ttft = {"bounds": [0.5], "counts": [1, 2], "sum": 7}
+    samples = [
+        ["modelux_requests_total", labels, 12],
+        ["modelux_ttft_seconds", {"provider": "openai", "model": "m"}, ttft],
+    ]
+    (tmp_path / METRICS_FILE).write_text(json.dumps({"samples": samples}))
+    status, text, headers = ask(context_in(tmp_path), "/metrics")
+    assert status == 200
+    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert (
+        'modelux_requests_total{route="@p",provider="openai",model="m",status="200"} 12' in text
+    )
+    assert 'modelux_ttft_seconds_bucket{provider="openai",model="m",le="+Inf"} 3' in text
+
+
+def test_an_unknown_path_and_a_wrong_method_are_told_in_our_shape(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    status, text, _ = ask(context, "/manage/v1/keys")
+    assert (status, json.loads(text)["error"]["code"]) == (404, "not_found")
+    status, text, headers = ask(context, "/metrics", "POST")
+    assert (status, json.loads(text)["error"]["code"]) == (405, "method_not_allowed")
+    assert headers["allow"] == "GET, HEAD"
+
+
+def test_a_bug_is_answered_counted_and_logged(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text("{")
+    lines: list[bytes] = []
+    context = context_in(tmp_path, lines)
+    status, text, _ = ask(context, "/metrics")
+    assert (status, json.loads(text)["error"]["code"]) == (500, "internal_error")
+    assert context.cells.get("bugs_control") == 1
+    assert json.loads(lines[0])["event"] == "bug"
+
+
+def test_the_parser_in_use_is_the_one_in_c() -> None:
+    check_parser()
