@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from modelux.cli.main import WORDS
+from modelux.control.metrics import METRICS
 from modelux.errors import ROWS
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
@@ -69,7 +70,22 @@ def arguments(words: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str
             yield f"… `{f'[{shown}]' if optional else shown}`", prose_text
 
 
-TABLES: Final[Mapping[str, Callable[[], str]]] = {"errors": errors, "commands": commands}
+def metrics() -> str:
+    """Return every metric, in the order of `/metrics`."""
+    return table(
+        ("metric", "kind", "labels", "meaning"),
+        [
+            (f"`{m.name}`", m.kind.value, ", ".join(f"`{label}`" for label in m.labels), m.help)
+            for m in METRICS
+        ],
+    )
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = {
+    "errors": errors,
+    "commands": commands,
+    "metrics": metrics,
+}
 
 
 def renewed(page: str) -> str:
