@@ -220,7 +220,7 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
     """Return everything measured as Markdown sections."""
     rows = Rows(lines)
     machine = table(
-        ["machine", "CPUs", "memory", "kernel", "Python", "nginx"],
+        ["machine", "CPUs", "memory", "kernel", "Python", "nginx", "load before"],
         [
             [
                 context.machine,
@@ -229,6 +229,7 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
                 context.kernel,
                 context.python,
                 context.nginx or "not installed",
+                f"{context.load_average:g}",
             ]
         ],
     )

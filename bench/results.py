@@ -33,6 +33,8 @@ class Context:
     seed: int
     command: str
     is_quick: bool
+    load_average: float
+    """Before the run: what others did on the machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,7 @@ def context_of(asked: argparse.Namespace, words: Sequence[str]) -> Context:
         seed=asked.seed,
         command=shlex.join(["python", "-m", "bench.macro.run", *words]),
         is_quick=asked.quick,
+        load_average=round(os.getloadavg()[0], 2),
     )
 
 

@@ -16,6 +16,7 @@ CONTEXT = Context(
     seed=7,
     command="python -m bench.macro.run",
     is_quick=False,
+    load_average=0.1,
 )
 
 
