@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import ssl
 import statistics
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.e2e.harness import (
     RawClient,
     Simulator,
     call,
+    certificate,
     chat_body,
     child,
     command,
@@ -578,6 +580,26 @@ def test_every_fault_leaves_the_server_serving(simulator: Simulator) -> None:
                     client.read_some(1)
     assert call(simulator.port, chat_body("m")).status == 200
     assert "Traceback" not in simulator.child.said()
+
+
+def test_tls_serves_and_cuts_as_plain_connections_do(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = certificate(folder)
+    context = ssl.create_default_context(cafile=cert)
+    flags = ("--tls-cert", str(cert), "--tls-key", str(key))
+    with simulate(folder, *flags) as simulator, RawClient(simulator.port) as client:
+        client.sock = context.wrap_socket(client.sock, server_hostname="localhost")
+        client.send(post(chat_body("m?tokens=6")))
+        assert client.read_reply().text() == " the river kept its own time"
+        client.send(post(chat_body("m?cut=reset@2;tokens=6", stream=True)))
+        reply = client.read_reply()
+        assert reply.text() == " the river"
+        # OpenSSL tells its caller of a reset as of any other end without a farewell.
+        assert reply.ending in {FIN, RESET}
+        assert simulator.address.startswith("https://")
+        assert simulator.ledger()["totals"]["requests"] == 2
 
 
 # --- the connection ------------------------------------------------------------------------
