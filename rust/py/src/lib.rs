@@ -5,6 +5,7 @@ mod parse;
 mod redact;
 mod ring;
 mod scan;
+mod toml;
 
 use pyo3::prelude::*;
 
@@ -15,5 +16,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     redact::register(module)?;
     ring::register(module)?;
     scan::register(module)?;
+    toml::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
