@@ -26,6 +26,7 @@ __all__ = [
     "__version__",
     "parse_request",
     "parse_response",
+    "parse_toml",
     "patch",
     "scan",
     "usage_of_answer",
@@ -323,3 +324,12 @@ class Redactor:
 
     def __new__(cls, patterns: list[str]) -> Redactor: ...
     def redact(self, text: bytes) -> bytes: ...
+
+# --- toml.rs -------------------------------------------------------------------------------
+
+def parse_toml(text: str) -> tuple[dict[str, object], dict[str, int]]:
+    """Parse TOML into its values and the line of every key path, counted from 1.
+
+    Raises:
+        ValueError: `(message, line, column)`, where the text is not TOML.
+    """

@@ -1,0 +1,1 @@
+"""From `modelux.toml` to the snapshot that workers serve from; versions and audit between."""

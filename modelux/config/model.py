@@ -1,0 +1,851 @@
+"""What a validated configuration is: frozen nouns, each option declared once.
+
+An option's declaration (kind, default, unit, range, prose) stands beside the field it fills;
+`config/read.py` validates by it, `modelux check` explains by it and the reference page is made
+from `reference()`. `LATER` names what the interface has and this release does not: refused by
+name, never ignored. Nothing here does I/O.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import Field, dataclass, field, fields
+from enum import Enum, unique
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+from modelux import limits
+from modelux.domain import Secret
+from modelux.units import UnixUs
+
+T = TypeVar("T")
+
+Catalogue = Callable[[str], Collection[str]]
+"""A vendor's name to the models it is known to serve; empty where nothing is known."""
+
+
+@unique
+class Kind(Enum):
+    """How the value of an option is written in the file."""
+
+    BOOL = "true or false"
+    INT = "a whole number"
+    TEXT = "a string"
+    TEXTS = "a list of strings"
+    CHOICE = "one of the values named"
+    PATH = "a path; relative ones start at the file's folder"
+    ADDRESS = "HOST:PORT"
+    REFERENCE = "env:NAME or file:PATH"
+    TABLE = "a table"
+    ITEMS = "a list"
+    INSTANT = "a date and time with its offset"
+    USD = "USD, at most nine decimals"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option as an operator meets it."""
+
+    kind: Kind
+    prose: str
+    unit: str = ""
+    least: int | None = None
+    most: int | None = None
+    choices: tuple[str, ...] = ()
+    default: str | None = None
+    """What the reference says the default is, where the value itself does not say it."""
+    required: bool = False
+
+
+def declared(value: T, option: Option) -> T:
+    """Declare a field of a configuration dataclass: its default, and what the option means."""
+    made: object = field(default=value, metadata={"option": option})
+    # The dataclass decorator takes the field object out again, as with `field` itself.
+    return cast("T", made)
+
+
+def options(noun: type) -> dict[str, tuple[Option, object]]:
+    """Return what a configuration dataclass declares: name to option and default."""
+    found: tuple[Field[object], ...] = fields(noun)
+    return {
+        item.name: (item.metadata["option"], item.default)
+        for item in found
+        if "option" in item.metadata
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a listener listens. Port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRef:
+    """Where a secret is: never the secret. Paths are absolute."""
+
+    scheme: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The table `[server]`. Paths are absolute once loaded."""
+
+    listen: Address = declared(
+        Address(host="127.0.0.1", port=8080),
+        Option(kind=Kind.ADDRESS, prose="where the proxy listens"),
+    )
+    control_listen: Address = declared(
+        Address(host="127.0.0.1", port=8081),
+        Option(kind=Kind.ADDRESS, prose="where the control plane listens; never the same port"),
+    )
+    workers: int = declared(
+        0,
+        Option(
+            kind=Kind.INT,
+            least=0,
+            most=64,
+            prose="proxy processes; 0: min(4, the CPUs that affinity and cgroup quota allow)",
+        ),
+    )
+    data_dir: Path = declared(
+        Path("modelux-data"),
+        Option(
+            kind=Kind.PATH,
+            default="./modelux-data",
+            prose="what must survive power loss: `control.db`, traces",
+        ),
+    )
+    state_dir: Path | None = declared(
+        None,
+        Option(
+            kind=Kind.PATH,
+            default="on tmpfs: /dev/shm/modelux-<hash of data_dir>",
+            prose="shared memory: snapshot, cells, rings. Where the sizes do not fit the "
+            "mount, `data_dir` is used with a warning",
+        ),
+    )
+    state_map_bytes: int = declared(
+        0,
+        Option(
+            kind=Kind.INT,
+            unit="bytes",
+            least=0,
+            most=64 * 1024 * limits.MIB,
+            prose="LMDB map; 0: a quarter of the mount, at most 64 MiB",
+        ),
+    )
+    ring_bytes: int = declared(
+        8 * limits.MIB,
+        Option(
+            kind=Kind.INT,
+            unit="bytes",
+            least=limits.MIB,
+            most=1024 * limits.MIB,
+            prose="trace ring of a worker; all rings together at most half of the mount",
+        ),
+    )
+    spill_max_bytes: int = declared(
+        4 * 1024 * limits.MIB,
+        Option(
+            kind=Kind.INT,
+            unit="bytes",
+            least=limits.MIB,
+            most=2**50,
+            prose="spill files, which take what the ring cannot",
+        ),
+    )
+    trace_max_bytes: int = declared(
+        10 * 1024 * limits.MIB,
+        Option(
+            kind=Kind.INT,
+            unit="bytes",
+            least=limits.MIB,
+            most=2**50,
+            prose="trace store; beyond it the oldest bodies go first",
+        ),
+    )
+    store_bodies: str = declared(
+        "full",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("full", "metadata", "none"),
+            prose="whose request and answer bodies are kept in traces; also a project's option",
+        ),
+    )
+    body_retention_h: int = declared(
+        24,
+        Option(kind=Kind.INT, unit="hours", least=0, most=87_600, prose="how long bodies stay"),
+    )
+    record_retention_days: int = declared(
+        30,
+        Option(kind=Kind.INT, unit="days", least=1, most=36_500, prose="how long traces stay"),
+    )
+    rollup_retention_days: int = declared(
+        400,
+        Option(kind=Kind.INT, unit="days", least=1, most=36_500, prose="how long sums stay"),
+    )
+    redact: tuple[str, ...] = declared(
+        (),
+        Option(
+            kind=Kind.TEXTS,
+            default="API keys, e-mail addresses",
+            most=64,
+            prose="more patterns to blank out of stored bodies: regular expressions without "
+            "look-around and back-references, so that they take linear time",
+        ),
+    )
+    hash_end_users: bool = declared(
+        False, Option(kind=Kind.BOOL, prose="store end users as keyed hashes only")
+    )
+    store_client_ip: bool = declared(
+        False, Option(kind=Kind.BOOL, prose="keep the caller's address in traces")
+    )
+    drain_delay_s: int = declared(
+        2,
+        Option(
+            kind=Kind.INT,
+            unit="s",
+            least=0,
+            most=600,
+            prose="connections are still accepted for so long after SIGTERM",
+        ),
+    )
+    drain_s: int = declared(
+        60,
+        Option(
+            kind=Kind.INT,
+            unit="s",
+            least=0,
+            most=86_400,
+            prose="how long requests in flight may take to finish after SIGTERM",
+        ),
+    )
+    heartbeat_timeout_s: int = declared(
+        5,
+        Option(
+            kind=Kind.INT,
+            unit="s",
+            least=1,
+            most=600,
+            prose="a worker whose event loop has not moved for so long is killed",
+        ),
+    )
+    max_in_flight: int = declared(
+        4096,
+        Option(
+            kind=Kind.INT,
+            least=1,
+            most=1_000_000,
+            prose="requests in one worker; beyond it 503 `overloaded`",
+        ),
+    )
+    header_bytes_max: int = declared(
+        32 * limits.KIB,
+        Option(
+            kind=Kind.INT,
+            unit="bytes",
+            least=limits.KIB,
+            most=limits.MIB,
+            prose="longest request head; beyond it 431",
+        ),
+    )
+    body_bytes_max: int = declared(
+        32 * limits.MIB,
+        Option(
+            kind=Kind.INT,
+            unit="bytes",
+            least=limits.KIB,
+            most=1024 * limits.MIB,
+            prose="longest request body; beyond it 413",
+        ),
+    )
+    client_header_timeout_s: int = declared(
+        10,
+        Option(
+            kind=Kind.INT, unit="s", least=1, most=3600, prose="a caller's time to send a head"
+        ),
+    )
+    client_body_timeout_s: int = declared(
+        30,
+        Option(
+            kind=Kind.INT,
+            unit="s",
+            least=1,
+            most=3600,
+            prose="a caller's time to send a body; then 408",
+        ),
+    )
+    client_keepalive_s: int = declared(
+        75,
+        Option(
+            kind=Kind.INT,
+            unit="s",
+            least=1,
+            most=86_400,
+            prose="idle connections of callers close",
+        ),
+    )
+    upstream_keepalive_s: int = declared(
+        30,
+        Option(
+            kind=Kind.INT,
+            unit="s",
+            least=0,
+            most=3600,
+            prose="idle upstream connections are dropped, below the providers' own limit",
+        ),
+    )
+    provision: str = declared(
+        "seed",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("seed", "strict"),
+            prose="`seed`: a rollback of a route sticks until its text in the file changes; "
+            "`strict`: each load restores what the file says",
+        ),
+    )
+    log_level: str = declared(
+        "info",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("debug", "info", "warning", "error"),
+            prose="the least that is logged",
+        ),
+    )
+    log_format: str = declared(
+        "auto",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("auto", "human", "json"),
+            prose="`auto`: lines for people on a terminal, JSON lines otherwise",
+        ),
+    )
+    access_log: bool = declared(False, Option(kind=Kind.BOOL, prose="one log line a request"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """One of a provider's API keys."""
+
+    id: str
+    reference: SecretRef
+    weight: int = declared(
+        1,
+        Option(kind=Kind.INT, least=1, most=1000, prose="share of the traffic it takes"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a provider is: what `base_url` comes to."""
+
+    scheme: str
+    host: str
+    port: int
+    base_path: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = {"http": 80, "https": 443}[self.scheme]
+        port = "" if self.port == usual else f":{self.port}"
+        return f"{self.scheme}://{host}{port}{self.base_path}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """A table `[providers.NAME]`."""
+
+    name: str
+    origin: Origin
+    is_own_host: bool
+    """Whether `origin` is the vendor's own address, so that its catalogue of models holds."""
+    is_free: bool
+    credentials: tuple[Credential, ...] = ()
+    vendor: str = declared(
+        "",
+        Option(
+            kind=Kind.CHOICE,
+            default="NAME",
+            prose="whose protocol and quirks it has, or a preset: "
+            "see `modelux/config/vendors.py`",
+        ),
+    )
+    api_key: SecretRef | None = declared(
+        None,
+        Option(kind=Kind.REFERENCE, default="none", prose="the key; may be absent"),
+    )
+    base_url: str | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXT,
+            default="the vendor's own",
+            prose="as the vendor's SDK takes it: with `/v1` for OpenAI-protocol ones, without "
+            "a version for Anthropic and Google",
+        ),
+    )
+    models: tuple[str, ...] | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXTS,
+            default="all",
+            most=10_000,
+            prose="where given, all that may be called there",
+        ),
+    )
+    headers: tuple[tuple[str, str], ...] = declared(
+        (),
+        Option(kind=Kind.TABLE, default="none", prose="header fields added to each request"),
+    )
+    on_cancel: str = declared(
+        "",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("bills_all", "bills_generated"),
+            default="the vendor's",
+            prose="what it bills when a call is cut short",
+        ),
+    )
+    stream_usage: bool = declared(
+        True,
+        Option(kind=Kind.BOOL, prose="whether it understands `stream_options.include_usage`"),
+    )
+    ca_file: Path | None = declared(
+        None,
+        Option(
+            kind=Kind.PATH,
+            default="the system's",
+            prose="PEM file of the authorities that its certificate may come from",
+        ),
+    )
+    connect_ip_family: str = declared(
+        "any",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("any", "ipv4", "ipv6"),
+            prose="which of its addresses are used",
+        ),
+    )
+    max_connections: int = declared(
+        512,
+        Option(kind=Kind.INT, least=1, most=100_000, prose="connections of one worker to it"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPolicy:
+    """What a key may do, fixes and requires; the same for file and made keys."""
+
+    name: str | None = declared(
+        None, Option(kind=Kind.TEXT, default="none", most=200, prose="for people")
+    )
+    rpm: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="requests a minute",
+            least=1,
+            most=100_000_000,
+            default="none from the file, 600 for made keys",
+            prose="rate limit over all workers of the node; beyond it 429 `rate_limited`",
+        ),
+    )
+    expires_at: UnixUs | None = declared(
+        None,
+        Option(kind=Kind.INSTANT, default="never", prose="the key stops working then"),
+    )
+    allowed_routes: tuple[str, ...] | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXTS,
+            default="all",
+            most=1000,
+            prose="slugs that it may call, bare names",
+        ),
+    )
+    allowed_models: tuple[str, ...] | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXTS,
+            default="all",
+            most=1000,
+            prose="models that it may reach, `MODEL` or `PROVIDER/MODEL`",
+        ),
+    )
+    tags: tuple[tuple[str, str], ...] = declared(
+        (), Option(kind=Kind.TABLE, default="none", prose="fixed: they win over the caller's")
+    )
+    end_user: str | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXT,
+            default="none",
+            most=limits.IDENTIFIER_BYTES_MAX,
+            prose="fixed: it wins over the caller's",
+        ),
+    )
+    require: tuple[str, ...] = declared(
+        (),
+        Option(
+            kind=Kind.TEXTS,
+            default="none",
+            most=limits.TAGS_COUNT_MAX + 1,
+            prose='what each request must carry, as `["end_user", "tag:team"]`; else 400',
+        ),
+    )
+    allow_versions: bool = declared(
+        False, Option(kind=Kind.BOOL, prose="whether `@slug@7` may be asked for")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyDeclaration:
+    """A key that the file declares, by reference."""
+
+    id: str | None
+    """None: `key_` and the first 8 hex digits of its keyed hash."""
+    reference: SecretRef
+    secret: Secret | None
+    """None only where the configuration was read without its secrets."""
+    policy: KeyPolicy
+    place: str = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """A table `[projects.NAME]`."""
+
+    name: str
+    keys: tuple[KeyDeclaration, ...] = ()
+    auto_resolve_bare_model: bool = declared(
+        True,
+        Option(kind=Kind.BOOL, prose="whether a bare model name finds its provider by itself"),
+    )
+    store_bodies: str | None = declared(
+        None,
+        Option(
+            kind=Kind.CHOICE,
+            choices=("full", "metadata", "none"),
+            default="the server's",
+            prose="whose request and answer bodies are kept in traces",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One place a request may go: a model, or another routing config by name."""
+
+    model: str
+    credential: str | None = None
+    place: str = field(default="", compare=False)
+    timeout_ms: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="ms",
+            least=1,
+            most=86_400_000,
+            default="the config's",
+            prose="from the start of the attempt to its first content byte",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingConfig:
+    """A routing config in its stored form; `targets` holds one for `single`."""
+
+    strategy: str
+    targets: "tuple[Target | RoutingConfig, ...]"
+    place: str = field(default="", compare=False)
+    timeout_ms: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="ms",
+            least=1,
+            most=86_400_000,
+            default="120000",
+            prose="from the start of the attempt to its first content byte",
+        ),
+    )
+    connect_timeout_ms: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="ms",
+            least=1,
+            most=3_600_000,
+            default="5000",
+            prose="for a new connection, TLS included",
+        ),
+    )
+    idle_timeout_ms: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="ms",
+            least=1,
+            most=86_400_000,
+            default="60000",
+            prose="between two reads after the first content byte",
+        ),
+    )
+    attempt_max_ms: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="ms",
+            least=1,
+            most=86_400_000,
+            default="3600000",
+            prose="a whole attempt: then it is cancelled and settled",
+        ),
+    )
+    total_budget_ms: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="ms",
+            least=1,
+            most=86_400_000,
+            default="none",
+            prose="all attempts together, up to the first content byte",
+        ),
+    )
+    retry_on: tuple[str, ...] | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXTS,
+            default="all six",
+            most=100,
+            prose='`"429"`, `"5xx"`, `"timeout"`, `"connect"`, `"reset"`, `"auth"`, or a '
+            "status as a string",
+        ),
+    )
+    max_retries_per_attempt: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            least=0,
+            most=10,
+            default="0",
+            prose="on the same target, for connect failures and answers from 400 on that "
+            "`retry_on` names",
+        ),
+    )
+
+
+TIME_LIMITS: Final = (
+    "timeout_ms",
+    "connect_timeout_ms",
+    "idle_timeout_ms",
+    "attempt_max_ms",
+    "total_budget_ms",
+)
+
+RETRY_ON_WORDS: Final = ("429", "5xx", "timeout", "connect", "reset", "auth")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A table `[routes.SLUG]`."""
+
+    project: str
+    slug: str
+    config: RoutingConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """A table `[prices."PROVIDER/MODEL"]`, in nano-USD."""
+
+    provider: str
+    model: str
+    input_usd_per_mtok: int = declared(
+        0, Option(kind=Kind.USD, unit="USD a million tokens", required=True, prose="input")
+    )
+    output_usd_per_mtok: int = declared(
+        0, Option(kind=Kind.USD, unit="USD a million tokens", required=True, prose="output")
+    )
+    cached_usd_per_mtok: int | None = declared(
+        None,
+        Option(
+            kind=Kind.USD,
+            unit="USD a million tokens",
+            default="as input",
+            prose="input read from the provider's cache",
+        ),
+    )
+    cache_write_usd_per_mtok: int | None = declared(
+        None,
+        Option(
+            kind=Kind.USD,
+            unit="USD a million tokens",
+            default="as input",
+            prose="input written to the provider's cache",
+        ),
+    )
+    request_usd: int = declared(
+        0, Option(kind=Kind.USD, unit="USD a request", prose="besides the tokens")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole configuration, valid in itself: routes name providers that can serve."""
+
+    source: str
+    """The file's name for people, or `built-in defaults`."""
+    declaration: str
+    """What was declared, as JSON: references, never secrets. Reading it gives this again."""
+    server: Server
+    providers: tuple[Provider, ...]
+    projects: tuple[Project, ...]
+    routes: tuple[Route, ...]
+    prices: tuple[Price, ...]
+    models: tuple[tuple[str, str], ...]
+    """Provider and model of each `[models."PROVIDER/MODEL"]` table."""
+    makes_default_key: bool
+    """No project is declared, so the first start makes a key for `default` and shows it."""
+    catalogue: Catalogue = field(compare=False, repr=False)
+
+    def provider(self, name: str) -> Provider | None:
+        """Return the provider of that name."""
+        return next((item for item in self.providers if item.name == name), None)
+
+    def project(self, name: str) -> Project | None:
+        """Return the project of that name."""
+        return next((item for item in self.projects if item.name == name), None)
+
+
+LATER: Final[Mapping[str, tuple[str, ...]]] = {
+    "": ("budgets", "cluster", "export"),
+    "server": (
+        "cors_origins",
+        "default_output_tokens",
+        "ledger_retention_days",
+        "master_key",
+        "min_output_tokens",
+        "otlp_endpoint",
+        "private_targets",
+        "tls",
+    ),
+    "providers": ("api_version", "drain_max_ms", "project", "proxy", "region"),
+    "projects": ("body_retention_h", "record_retention_days", "redact"),
+    "routes": (
+        "cache",
+        "default_output_tokens",
+        "embedding_dimensions",
+        "fit_to_budget",
+        "max_output_tokens",
+        "min_output_tokens",
+        "shadow",
+    ),
+    "targets": (
+        "default_output_tokens",
+        "max_cost_usd",
+        "max_output_tokens",
+        "min_output_tokens",
+        "params",
+        "weight",
+    ),
+    "models": (
+        "context_tokens",
+        "images",
+        "json_schema",
+        "max_output_tokens",
+        "tier",
+        "tools",
+    ),
+}
+"""Options of the interface that this release does not have, by table."""
+
+LATER_STRATEGIES: Final = (
+    "ab_test",
+    "cascade",
+    "cost_optimized",
+    "custom_rules",
+    "ensemble",
+    "latency_optimized",
+)
+
+LATER_VENDORS: Final = ("anthropic_compatible", "azure_openai", "bedrock", "vertex")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceRow:
+    """One row of the reference page."""
+
+    name: str
+    kind: str
+    default: str
+    unit: str
+    range: str
+    prose: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceSection:
+    """One table of the reference page."""
+
+    title: str
+    rows: tuple[ReferenceRow, ...]
+    later: tuple[str, ...]
+
+
+_SECTIONS: Final[tuple[tuple[str, type, str], ...]] = (
+    ("[server]", Server, "server"),
+    ("[providers.NAME]", Provider, "providers"),
+    ("[[providers.NAME.credentials]]", Credential, "credentials"),
+    ("[projects.NAME]", Project, "projects"),
+    ("a key", KeyPolicy, "keys"),
+    ("[routes.SLUG]", RoutingConfig, "routes"),
+    ("a target", Target, "targets"),
+    ('[prices."PROVIDER/MODEL"]', Price, "prices"),
+)
+
+
+def reference() -> tuple[ReferenceSection, ...]:
+    """Return every option of the file for the reference page, in the order of the file."""
+    return tuple(
+        ReferenceSection(
+            title=title,
+            rows=tuple(_row(name, *entry) for name, entry in options(noun).items()),
+            later=LATER.get(table, ()),
+        )
+        for title, noun, table in _SECTIONS
+    )
+
+
+def _row(name: str, option: Option, default: object) -> ReferenceRow:
+    if option.choices:
+        span = ", ".join(f'"{choice}"' for choice in option.choices)
+    elif option.kind is Kind.INT and option.least is not None:
+        span = f"{option.least:,} to {option.most:,}" if option.most else f"from {option.least}"
+    else:
+        span = ""
+    return ReferenceRow(
+        name=name,
+        kind=option.kind.value,
+        default="required" if option.required else option.default or _written(default),
+        unit=option.unit,
+        range=span,
+        prose=option.prose,
+    )
+
+
+def _written(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f'"{value}"'
