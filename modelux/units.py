@@ -17,6 +17,7 @@ NUSD_PER_USD: Final = 1_000_000_000
 TOKENS_PER_MTOK: Final = 1_000_000
 US_PER_MS: Final = 1_000
 US_PER_S: Final = 1_000_000
+MS_PER_S: Final = 1_000
 
 # IEEE doubles, and so JavaScript and most JSON readers, hold integers exactly up to here.
 MONEY_NUSD_MAX: Final = 2**53

@@ -168,7 +168,7 @@ def config_from_declaration(
 def data_dir_of(path: Path | None) -> Path:
     """Return the `data_dir` that a file names, however faulty the rest of it is."""
     folder = Path.cwd() if path is None else path.resolve().parent
-    default = folder / str(options(Server)["data_dir"][1])
+    default = (folder / str(options(Server)["data_dir"][1])).resolve()
     if path is None:
         return default
     try:
@@ -177,7 +177,7 @@ def data_dir_of(path: Path | None) -> Path:
         return default
     server = data.get("server")
     named = server.get("data_dir") if isinstance(server, dict) else None
-    return folder / named if isinstance(named, str) and named else default
+    return (folder / named).resolve() if isinstance(named, str) and named else default
 
 
 def built_in(env: Mapping[str, str], probe: Probe | None) -> dict[str, object]:
@@ -251,6 +251,7 @@ def _read(
         models=_read_models(data, names, reading),
         makes_default_key="projects" not in data,
         catalogue=catalogue,
+        spans=faults.spans,
     )
     if len(providers) == len(names):
         _check_routes(config, faults)
@@ -307,7 +308,7 @@ def _read_server(data: Mapping[str, object], reading: Reading) -> Server:
     table = read_table(data.get("server", {}), "server", reading)
     values = read_options(Server, table, "server", reading)
     check_keys(table, values, "server", reading, table="server")
-    values["data_dir"] = reading.folder / str(values["data_dir"])
+    values["data_dir"] = (reading.folder / str(values["data_dir"])).resolve()
     server = build(Server, values)
     if server.listen == server.control_listen and server.listen.port:
         reading.faults.add(

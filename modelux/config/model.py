@@ -717,6 +717,8 @@ class Config:
     makes_default_key: bool
     """No project is declared, so the first start makes a key for `default` and shows it."""
     catalogue: Catalogue = field(compare=False, repr=False)
+    spans: Mapping[str, int] = field(compare=False, repr=False)
+    """Key path to line, for faults that only a load can find."""
 
     def provider(self, name: str) -> Provider | None:
         """Return the provider of that name."""

@@ -52,11 +52,11 @@ class Fault:
 class Faults:
     """Collects what is wrong with one source; knows the line of each key path."""
 
-    __slots__ = ("_lines", "_spans", "source")
+    __slots__ = ("_lines", "source", "spans")
 
     def __init__(self, source: str, spans: Mapping[str, int] | None = None) -> None:
         self.source = source
-        self._spans = spans or {}
+        self.spans = spans or {}
         self._lines: list[Fault] = []
 
     def __bool__(self) -> bool:
@@ -82,8 +82,8 @@ class Faults:
 
     def _line(self, place: str) -> int | None:
         while place:
-            if place in self._spans:
-                return self._spans[place]
+            if place in self.spans:
+                return self.spans[place]
             # Cuts the last key or index off; a dot inside a quoted key only makes more steps.
             place = place[: max(place.rfind("."), place.rfind("["))]
             place = place.removesuffix(".")
@@ -91,6 +91,9 @@ class Faults:
 
     def _text(self, fault: Fault) -> str:
         line = f":{fault.line}" if fault.line is not None else ""
+        if fault.place.startswith("@"):
+            # A stored version: it is in no file.
+            return f"{fault.place}: {fault.message}"
         place = f" {fault.place}:" if fault.place else ""
         return f"{self.source}{line}:{place} {fault.message}"
 
