@@ -136,7 +136,7 @@ class AuditRow:
     actor: str
     source: str
     action: str
-    """`NOUN.VERB`, as in `route.promoted`."""
+    """A noun and a verb, as in `route.promoted`."""
     resource: str
     why: str
     detail: str

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from modelux import limits
-from modelux._native import parse_toml
+from modelux._native import Redactor, parse_toml
 from modelux.config.model import (
     LATER_VENDORS,
     Catalogue,
@@ -318,11 +318,10 @@ def _read_server(data: Mapping[str, object], reading: Reading) -> Server:
         )
     for index, pattern in enumerate(server.redact):
         try:
-            re.compile(pattern)
-        except re.error as failure:
-            reading.faults.add(
-                f"server.redact[{index}]", f"is no regular expression: {failure}"
-            )
+            Redactor([pattern])
+        except ValueError as failure:
+            why = str(failure).rpartition("error: ")[2]
+            reading.faults.add(f"server.redact[{index}]", f"is not a usable pattern: {why}")
     return server
 
 

@@ -510,7 +510,7 @@ class KeyDeclaration:
     """A key that the file declares, by reference."""
 
     id: str | None
-    """None: `key_` and the first 8 hex digits of its keyed hash."""
+    """None: made of the first hex digits of its keyed hash."""
     reference: SecretRef
     secret: Secret | None
     """None only where the configuration was read without its secrets."""

@@ -47,7 +47,7 @@ class Change:
     """One thing that a load, or a command, changes."""
 
     action: str
-    """`NOUN.VERB`, as in the audit log."""
+    """A noun and a verb, as in the audit log."""
     resource: str
     detail: Mapping[str, object]
     """Plain data; never a secret."""

@@ -109,7 +109,9 @@ impl<'py> Walk<'py> {
             Value::String(text) => text.value().into_pyobject(self.py)?.into_any(),
             Value::Integer(number) => number.value().into_pyobject(self.py)?.into_any(),
             Value::Float(number) => number.value().into_pyobject(self.py)?.into_any(),
-            Value::Boolean(truth) => truth.value().into_pyobject(self.py)?.to_owned().into_any(),
+            Value::Boolean(truth) => {
+                truth.value().into_pyobject(self.py)?.to_owned().into_any()
+            }
             Value::Datetime(instant) => self.instant(instant.value())?,
             Value::Array(array) => self.array(array, path)?.into_any(),
             Value::InlineTable(table) => self.table(table, path)?.into_any(),
@@ -143,7 +145,9 @@ impl<'py> Walk<'py> {
 /// Appends a key to a path, quoted as TOML would where it is not a bare key.
 fn join(path: &str, name: &str) -> String {
     let is_bare = !name.is_empty()
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
     let name = if is_bare { name.to_owned() } else { format!("{name:?}") };
     if path.is_empty() { name } else { format!("{path}.{name}") }
 }
