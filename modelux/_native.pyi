@@ -1,24 +1,40 @@
 """The native module, as the type checker sees it. One section a file of `rust/py/src`."""
 
 from os import PathLike
-from typing import final
+from typing import Final, final
 
 __all__ = [
     "CHUNK_FAULTS",
     "CHUNK_LINE_BYTES_MAX",
     "Cells",
     "ChunkedDecoder",
+    "FAULT_CALLER_GONE",
+    "FAULT_CONNECT",
+    "FAULT_EOF",
+    "FAULT_RESET",
+    "FAULT_SHUTDOWN",
+    "FAULT_TIMEOUT",
     "Facts",
+    "Gate",
     "HEADERS_COUNT_MAX",
     "HEAD_BYTES_CAP",
     "HEAD_FAULTS",
     "HeadFault",
+    "Local",
+    "Need",
+    "Plan",
     "Redactor",
+    "Refused",
     "RequestHead",
     "ResponseHead",
     "RingError",
     "RingReader",
     "RingWriter",
+    "STEP_CUT",
+    "STEP_DONE",
+    "STEP_FAILED",
+    "STEP_MORE",
+    "STEP_WRITE",
     "ScanError",
     "SseFollower",
     "TRAILER_BYTES_MAX",
@@ -58,6 +74,150 @@ class Cells:
     def add(self, name: str, delta: int, slot: int = 0) -> None: ...
     def take(self, key: int, now_us: int, rpm: int, burst: int) -> tuple[bool, int, int, int]:
         """Return allowed, remaining, reset_us, retry_after_us."""
+
+# --- gate.rs -------------------------------------------------------------------------------
+
+STEP_MORE: Final[int]
+STEP_WRITE: Final[int]
+STEP_DONE: Final[int]
+STEP_FAILED: Final[int]
+STEP_CUT: Final[int]
+
+FAULT_CONNECT: Final[int]
+FAULT_TIMEOUT: Final[int]
+FAULT_RESET: Final[int]
+FAULT_EOF: Final[int]
+FAULT_CALLER_GONE: Final[int]
+FAULT_SHUTDOWN: Final[int]
+
+@final
+class Need:
+    """More bytes are needed: a head, or the rest of a body."""
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of the whole request once that is known, else 0."""
+
+    @property
+    def head_bytes(self) -> int:
+        """Where the head ends, where the body is chunked; else 0."""
+
+    @property
+    def expect_continue(self) -> bool: ...
+
+@final
+class Local:
+    """An answer that needs no provider: health, models."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def status(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def consumed(self) -> int: ...
+    @property
+    def keep_alive(self) -> bool: ...
+    @property
+    def head_only(self) -> bool: ...
+
+@final
+class Refused:
+    """A refused request: what to tell its caller."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def code(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def param(self) -> str | None: ...
+    @property
+    def allow(self) -> str | None: ...
+    @property
+    def retry_after_s(self) -> int | None: ...
+    @property
+    def consumed(self) -> int: ...
+    @property
+    def keep_alive(self) -> bool: ...
+    @property
+    def head_only(self) -> bool: ...
+    @property
+    def rate_lines(self) -> bytes: ...
+
+@final
+class Plan:
+    """One exchange that the gate let in: its attempts, their answers, its record."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def consumed(self) -> int: ...
+    @property
+    def provider_index(self) -> int: ...
+    @property
+    def connect_timeout_us(self) -> int: ...
+    @property
+    def deadline_us(self) -> int: ...
+    @property
+    def reusable(self) -> bool: ...
+    @property
+    def keep_alive(self) -> bool: ...
+    @property
+    def ends_by_close(self) -> bool: ...
+    @property
+    def wants_fresh_connection(self) -> bool: ...
+    @property
+    def has_provider_key(self) -> bool: ...
+    @property
+    def error_retry_after(self) -> str | None: ...
+    def forbid_keep_alive(self) -> None: ...
+    def connecting(self) -> None: ...
+    def send(self) -> bytes:
+        """Return the bytes of the current attempt, which are to be written at once."""
+
+    def answer(self, data: bytes) -> tuple[int, bytes]:
+        """Take in bytes of the answer; return a step and what to write to the caller."""
+
+    def fault(self, fault: int) -> tuple[int, bytes]: ...
+    def next(self) -> bool: ...
+    def outcomes(self) -> list[tuple[str, str, str, int | None, int]]:
+        """Return target, provider, outcome, status and time limit in ms of each attempt."""
+
+    def error_body(self) -> tuple[str, bool]: ...
+    def own_lines(self) -> bytes: ...
+    def give_up(self, status: int, kind: str, code: str, message: str) -> None: ...
+
+@final
+class Gate:
+    """One worker's gate: a request's bytes in, a plan, a refusal or a local answer out."""
+
+    def __new__(
+        cls,
+        snapshot: bytes,
+        secrets: dict[str, str],
+        catalogue: bytes,
+        *,
+        cells_path: str | PathLike[str],
+        ring_path: str | PathLike[str],
+        ring_bytes: int,
+        spill_dir: str | PathLike[str],
+        spill_bytes_max: int,
+        boot_id: str,
+        slot: int,
+        generation: int,
+        seed: tuple[int, int],
+    ) -> Gate: ...
+    def load(self, snapshot: bytes, secrets: dict[str, str]) -> None: ...
+    def begin(
+        self, data: bytes, body: bytes | None, peer: str
+    ) -> Plan | Refused | Local | Need: ...
+    def refuse(self, data: bytes, code: str, message: str) -> Plan | Refused | Local | Need: ...
+    def record_refused(self, refused: Refused, status: int, kind: str, body: bytes) -> None: ...
+    @property
+    def in_flight(self) -> int: ...
 
 # --- ring.rs -------------------------------------------------------------------------------
 

@@ -2,16 +2,24 @@
 
 #![deny(unsafe_code)]
 
+pub mod answer;
 pub mod cells;
 pub mod chunked;
+pub mod exchange;
+pub mod gate;
 pub mod head;
+pub mod inflate;
 pub mod json;
 #[expect(unsafe_code, reason = "the one place where memory is shared with other processes")]
 mod mapped;
 pub mod patch;
+pub mod pricing;
+pub mod record;
 pub mod redact;
 pub mod ring;
+pub mod routing;
 pub mod scan;
+pub mod snapshot;
 mod spill;
 pub mod sse;
 pub mod usage;

@@ -1,6 +1,7 @@
 //! `modelux._native`: the `PyO3` face of `modelux-core`. Conversion only, no logic.
 
 mod cells;
+mod gate;
 mod parse;
 mod redact;
 mod ring;
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
+    gate::register(module)?;
     parse::register(module)?;
     redact::register(module)?;
     ring::register(module)?;

@@ -1,0 +1,1 @@
+"""Prices: the catalogue that ships with modelux, and what it knows."""

@@ -1,0 +1,273 @@
+"""A caller's connection: bytes in, events to its exchange, backpressure both ways.
+
+One coroutine (`exchange.serve`) runs a connection from its first request to its close. It is
+not a task: the callbacks below resume it directly, so that a request costs no future, no task
+step and no extra turn of the loop. It waits for exactly one kind of thing at a time;
+`waits_for` says which.
+
+```text
+ data_received ─┐                                    ┌─ upstream_data
+ connection_lost├──► resume(event) ──► serve() ◄─────┤  upstream_ended
+ deadline_passed┘                                    └─ connected
+```
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Coroutine, Generator
+from enum import IntEnum, unique
+from types import coroutine
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from modelux import clock
+from modelux._native import (
+    FAULT_CALLER_GONE,
+    FAULT_EOF,
+    FAULT_RESET,
+    FAULT_SHUTDOWN,
+    FAULT_TIMEOUT,
+)
+from modelux.limits import (
+    CLIENT_WRITE_BUFFER_BYTES_MAX,
+    LINGER_BYTES_MAX,
+    LINGER_US,
+    PIPELINE_BYTES_MAX,
+)
+from modelux.proxy.upstream import UpstreamConnection
+from modelux.proxy.wheel import TICK_US
+
+if TYPE_CHECKING:
+    from modelux._native import Plan
+    from modelux.proxy.shell import Shell
+
+RESET_LINGER: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER with zero seconds: closing sends a reset."""
+
+FAR_FUTURE_US: Final = 2**62
+"""A deadline that never passes."""
+
+
+@unique
+class Waits(IntEnum):
+    """What the exchange of a connection is waiting for."""
+
+    NOTHING = 0
+    REQUEST = 1
+    CONNECTION = 2
+    ANSWER = 3
+    ROOM = 4
+
+
+@unique
+class Event(IntEnum):
+    """What can happen to an exchange besides bytes; values are those of the native faults."""
+
+    TIMEOUT = FAULT_TIMEOUT
+    RESET = FAULT_RESET
+    EOF = FAULT_EOF
+    CALLER_GONE = FAULT_CALLER_GONE
+    SHUTDOWN = FAULT_SHUTDOWN
+    CONNECT_FAILED = 100
+
+
+Happening: TypeAlias = bytes | Event | UpstreamConnection
+"""What a wait ends with."""
+
+
+@coroutine
+def happening() -> Generator[None, Happening, Happening]:
+    """Wait for what happens next to this exchange."""
+    return (yield)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One caller's connection."""
+
+    __slots__ = (
+        "_buffered_bytes",
+        "_coroutine",
+        "_lingering_bytes",
+        "_more",
+        "_reading_paused",
+        "_shell",
+        "closed",
+        "deadline_us",
+        "input",
+        "peer",
+        "plan",
+        "transport",
+        "upstream",
+        "waits_for",
+        "watched_tick",
+        "write_paused",
+    )
+
+    def __init__(self, shell: "Shell") -> None:
+        self._shell = shell
+        self._coroutine: Coroutine[None, Happening, None]
+        self._more: list[bytes] = []
+        self._buffered_bytes = 0
+        self._lingering_bytes = -1
+        self._reading_paused = False
+        self.transport: asyncio.Transport
+        self.peer = ""
+        self.input = b""
+        self.plan: Plan | None = None
+        self.upstream: UpstreamConnection | None = None
+        self.closed = False
+        self.write_paused = False
+        self.waits_for = Waits.NOTHING
+        self.deadline_us = FAR_FUTURE_US
+        self.watched_tick = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to serve a caller that has just connected."""
+        # uvloop's transports have the methods of `asyncio.Transport` without being one.
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.set_write_buffer_limits(high=CLIENT_WRITE_BUFFER_BYTES_MAX)
+        address = transport.get_extra_info("peername")
+        self.peer = str(address[0]) if isinstance(address, tuple) else ""
+        self._shell.connections.add(self)
+        self._coroutine = self._shell.serve(self)
+        self._run(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Go on with what the caller sent, or keep it until it is wanted."""
+        if self.waits_for is Waits.REQUEST:
+            self._run(data)
+        elif self._lingering_bytes >= 0:
+            self._lingering_bytes += len(data)
+            if self._lingering_bytes > LINGER_BYTES_MAX:
+                self.abort()
+        else:
+            # Sent ahead while a request is in flight (pipelining): kept, within a bound.
+            self._more.append(data)
+            self._buffered_bytes += len(data)
+            if self._buffered_bytes > PIPELINE_BYTES_MAX and not self._reading_paused:
+                self._reading_paused = True
+                self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Take the end of a caller's sending for its leaving."""
+        # The end of a caller's sending is its leaving: nobody half-closes and still wants an
+        # answer that costs money.
+        self._leave()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take note that the connection is gone."""
+        self._leave()
+
+    def pause_writing(self) -> None:
+        """Stop reading from the provider: the caller does not keep up."""
+        self.write_paused = True
+        if self.upstream is not None:
+            self.upstream.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read from the provider again."""
+        self.write_paused = False
+        if self.upstream is not None and not self.upstream.closed:
+            self.upstream.transport.resume_reading()
+        if self.waits_for is Waits.ROOM:
+            self._run(b"")
+
+    def is_over(self) -> bool:
+        """Return whether this connection needs no more watching."""
+        return self.closed
+
+    def deadline_passed(self) -> None:
+        """End what took too long: a linger, a caller that does not read, a wait."""
+        if self._lingering_bytes >= 0 or self.waits_for is Waits.NOTHING:
+            self.abort()
+        elif self.write_paused:
+            # It is the caller that stalls, not the provider.
+            self._leave()
+            self.abort()
+        else:
+            self.deadline_us = FAR_FUTURE_US
+            self._run(Event.TIMEOUT)
+
+    def upstream_data(self, data: bytes) -> None:
+        """Go on with bytes of the answer."""
+        self._run(data)
+
+    def upstream_ended(self, *, in_order: bool) -> None:
+        """Go on after the provider closed."""
+        if self.waits_for is Waits.ANSWER:
+            self._run(Event.EOF if in_order else Event.RESET)
+
+    def connected(self, upstream: UpstreamConnection | None) -> None:
+        """Go on with a connection, or without one; a late one goes to the pool."""
+        if self.waits_for is Waits.CONNECTION:
+            self._run(Event.CONNECT_FAILED if upstream is None else upstream)
+        elif upstream is not None:
+            upstream.give_back()
+
+    def set_deadline(self, deadline_us: int) -> None:
+        """Let the present wait end at `deadline_us`, on the monotonic clock."""
+        self.deadline_us = deadline_us
+        if not self.watched_tick or deadline_us < self.watched_tick * TICK_US:
+            self._shell.wheel.watch(self)
+
+    def unread(self, rest: bytes) -> None:
+        """Put back what a request did not take, before what came in meanwhile."""
+        if self._more:
+            rest = b"".join((rest, *self._more))
+            self._more.clear()
+            self._buffered_bytes = 0
+        self.input = rest
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Close once everything written has gone out, or when its time is up."""
+        self.transport.close()
+        self.set_deadline(clock.mono_us() + LINGER_US)
+
+    def close_lingering(self) -> None:
+        """Close our side, then read and drop the rest of an upload (RFC 9112 section 9.6)."""
+        self._lingering_bytes = 0
+        self.set_deadline(clock.mono_us() + LINGER_US)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
+    def reset(self) -> None:
+        """Close so that the caller sees a reset: where only that shows that a body was cut."""
+        handle = self.transport.get_extra_info("socket")
+        if handle is not None:
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_LINGER)
+        self.transport.abort()
+
+    def shut_down(self) -> None:
+        """End what is in flight: this process has to go."""
+        if self.waits_for in (Waits.CONNECTION, Waits.ANSWER):
+            self._run(Event.SHUTDOWN)
+        elif not self.closed:
+            self.close()
+
+    def _leave(self) -> None:
+        """Take note that the caller is gone; its upstream ends in this same turn."""
+        if self.closed:
+            return
+        self.closed = True
+        self._shell.connections.discard(self)
+        if self.waits_for is not Waits.NOTHING:
+            self._run(Event.CALLER_GONE)
+        self._coroutine.close()
+
+    def _run(self, event: Happening | None) -> None:
+        """Resume the exchange; this is the one place where a bug of ours ends a connection."""
+        try:
+            self._coroutine.send(event)  # type: ignore[arg-type]  # None starts a coroutine.
+        except StopIteration:
+            self.waits_for = Waits.NOTHING
+        except BaseException as bug:  # noqa: BLE001  # A native panic is one, too.
+            self.waits_for = Waits.NOTHING
+            self._shell.report_bug(self, bug)

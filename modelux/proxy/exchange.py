@@ -1,0 +1,141 @@
+"""One request's way, top to bottom.
+
+`serve` is the whole of it; what it calls computes and returns, or waits for the peer. Two
+coarse native calls carry a request: `gate.begin` makes of its bytes everything up to the
+outgoing head (steps 1 to 4), `plan.answer` makes of the answer's bytes everything after it
+(steps 7 and 8). Whatever happens to an exchange, exactly one record of it is written: by the
+native call that ends it, by `give_up`, or by `record_refused`.
+"""
+
+from modelux import clock
+from modelux._native import (
+    FAULT_CALLER_GONE,
+    FAULT_CONNECT,
+    FAULT_SHUTDOWN,
+    FAULT_TIMEOUT,
+    STEP_CUT,
+    STEP_DONE,
+    STEP_FAILED,
+    Plan,
+)
+from modelux.proxy import reply
+from modelux.proxy.connection import ClientConnection, Event, Waits, happening
+from modelux.proxy.intake import read_request
+from modelux.proxy.shell import Shell
+from modelux.proxy.upstream import UpstreamConnection
+
+
+async def serve(caller: ClientConnection, shell: Shell) -> None:
+    """Serve one caller's connection, request after request, until one of the two ends it."""
+    while True:
+        # 1 read, 2 identify, 3 understand, 4 route. A refusal has been answered in there.
+        plan = await read_request(caller, shell)
+        if plan is None:
+            return
+        pools = shell.pools
+        caller.plan = plan
+        if shell.draining:
+            plan.forbid_keep_alive()
+        # 5 reserve: no budget exists in this release, so nothing can match one.
+        while True:
+            # 6 send: the first byte leaves in here.
+            pool = pools[plan.provider_index]
+            upstream = None if plan.wants_fresh_connection else pool.take()
+            if upstream is not None:
+                _send(caller, plan, upstream)
+                step = await _relay(caller, plan, upstream)
+            else:
+                now_us = clock.mono_us()
+                plan.connecting()
+                caller.set_deadline(min(now_us + plan.connect_timeout_us, plan.deadline_us))
+                pool.connect(caller, plan.connect_timeout_us)
+                caller.waits_for = Waits.CONNECTION
+                happened = await happening()
+                caller.waits_for = Waits.NOTHING
+                if isinstance(happened, UpstreamConnection):
+                    upstream = happened
+                    _send(caller, plan, upstream)
+                    step = await _relay(caller, plan, upstream)
+                else:
+                    pool.leave(caller)
+                    step = _not_connected(caller, plan, happened)
+            # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
+            if upstream is not None:
+                caller.upstream = None
+                if caller.write_paused and not upstream.closed:
+                    upstream.transport.resume_reading()
+                if plan.reusable:
+                    pool.give_back(upstream)
+                else:
+                    upstream.abort()
+            if step != STEP_FAILED:
+                break
+            if not plan.next():
+                _give_up(caller, plan)
+                break
+        caller.plan = None
+        if step == STEP_CUT:
+            _cut(caller, plan)
+            return
+        if not plan.keep_alive or caller.closed:
+            caller.close()
+            return
+
+
+def _send(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> None:
+    upstream.owner = caller
+    caller.upstream = upstream
+    caller.set_deadline(plan.deadline_us)
+    if caller.write_paused:
+        upstream.transport.pause_reading()
+    upstream.transport.write(plan.send())
+
+
+async def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> int:
+    """Pass the answer on as it comes. Returns the step that ended it."""
+    write = caller.transport.write
+    caller.waits_for = Waits.ANSWER
+    while True:
+        happened = await happening()
+        if type(happened) is bytes:
+            step, out = plan.answer(happened)
+        else:
+            assert isinstance(happened, Event), happened
+            if happened is not Event.EOF:
+                upstream.abort()
+            step, out = plan.fault(int(happened))
+        if out and not caller.closed:
+            write(out)
+        if step >= STEP_DONE:
+            break
+        caller.set_deadline(plan.deadline_us)
+    caller.waits_for = Waits.NOTHING
+    return step
+
+
+def _not_connected(caller: ClientConnection, plan: Plan, happened: object) -> int:
+    """Tell the plan why there is no connection; nothing was sent."""
+    now_us = clock.mono_us()
+    if happened is Event.CALLER_GONE:
+        return plan.fault(FAULT_CALLER_GONE)[0]
+    if happened is Event.SHUTDOWN:
+        return plan.fault(FAULT_SHUTDOWN)[0]
+    if happened is Event.TIMEOUT and now_us >= plan.deadline_us:
+        return plan.fault(FAULT_TIMEOUT)[0]
+    return plan.fault(FAULT_CONNECT)[0]
+
+
+def _give_up(caller: ClientConnection, plan: Plan) -> None:
+    answer = reply.failure(plan, clock.unix_us())
+    caller.transport.write(answer.wire)
+    plan.give_up(answer.status, answer.type, answer.code, answer.message)
+
+
+def _cut(caller: ClientConnection, plan: Plan) -> None:
+    """Close so that the caller sees that the answer is not whole."""
+    if caller.closed:
+        caller.abort()
+    elif plan.ends_by_close:
+        caller.reset()
+    else:
+        caller.close()

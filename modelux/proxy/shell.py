@@ -1,0 +1,92 @@
+"""What all connections of one worker share: the gate, the pools, the wheel, the times.
+
+One `Shell` a process, owned by `worker`; connections and exchanges read it. It exists so that
+they need not know the worker, and a test can put one together with parts of its own.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from modelux import clock
+from modelux._native import Cells, Gate
+from modelux.log import Log
+from modelux.proxy.upstream import Pool
+from modelux.proxy.wheel import Wheel
+
+if TYPE_CHECKING:
+    from modelux.proxy.connection import ClientConnection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """What `[server]` says about callers, in the units of the hot path."""
+
+    client_header_timeout_us: int
+    client_body_timeout_us: int
+    client_keepalive_us: int
+    body_bytes_max: int
+
+
+class Shell:
+    """The shared parts of one worker."""
+
+    __slots__ = (
+        "cells",
+        "connections",
+        "draining",
+        "gate",
+        "log",
+        "pools",
+        "serve_connection",
+        "times",
+        "wheel",
+    )
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        cells: Cells,
+        pools: list[Pool],
+        times: Times,
+        log: Log,
+        serve: "Callable[[ClientConnection, Shell], Coroutine[None, object, None]]",
+    ) -> None:
+        self.gate = gate
+        self.cells = cells
+        self.pools = pools
+        self.times = times
+        self.log = log
+        self.wheel = Wheel(clock.mono_us())
+        self.connections: set[ClientConnection] = set()
+        self.draining = False
+        self.serve_connection = serve
+
+    def serve(self, caller: "ClientConnection") -> Coroutine[None, object, None]:
+        """Return the coroutine that runs a caller's connection."""
+        return self.serve_connection(caller, self)
+
+    def report_bug(self, caller: "ClientConnection", bug: BaseException) -> None:
+        """End one exchange after a bug of ours: counted, logged, and closed at once.
+
+        What a caller has got so far stays; nothing that looks like success follows it.
+        """
+        self.cells.add("bugs", 1)
+        self.log.error(
+            "bug",
+            where="exchange",
+            request_id=caller.plan.id if caller.plan is not None else None,
+            error=repr(bug),
+            trace="".join(traceback.format_exception(bug)),
+        )
+        if caller.upstream is not None:
+            caller.upstream.abort()
+            caller.upstream = None
+        caller.plan = None
+        if not caller.closed:
+            caller.abort()
+        if isinstance(bug, KeyboardInterrupt | SystemExit):
+            sys.exit(1)

@@ -1,0 +1,1515 @@
+//! One exchange after the gate let it in: attempts, their answers, and the record at the end.
+//!
+//! A `Plan` is a state machine without a socket: bytes and faults of the upstream go in, what to
+//! write to the caller comes out (`Step`). Python moves the bytes and asks `next` where to go when
+//! an attempt failed; nothing has been relayed then. Once a content byte was relayed there is no
+//! other attempt: a failure cuts the answer visibly.
+//!
+//! ```text
+//!            head complete            whole, or content seen
+//!   Head ───────────────► Held ──────────────────────────────► Ended
+//!    │                     │ │ larger than 1 MiB, or content
+//!    │                     │ └──────────► Passing ─────────────► Ended
+//!    └──────── Failed ◄────┘                 └── Cut ──────────► Ended
+//! ```
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::answer;
+use crate::chunked::Decoder;
+use crate::gate::{Choice, Endpoint, Gate, RateState, Subject, patched, travels};
+use crate::head::{self, Framing, Parse, RequestHead, ResponseHead};
+use crate::inflate;
+use crate::pricing::{self, Catalogue, Price};
+use crate::record;
+use crate::routing::{FailedBy, Leaf, Next, Strategy};
+use crate::scan::Facts;
+use crate::snapshot::{Provider, Snapshot, auth_line};
+use crate::sse::Follower;
+use crate::usage::Usage;
+
+/// Longest head of a provider's answer.
+pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// An answer that is not a stream is held whole up to here, so that a cut one can fail over.
+pub const UNARY_HOLD_BYTES_MAX: usize = 1024 * 1024;
+/// What a stream may send before its first content byte; more counts as content.
+pub const STREAM_HOLD_BYTES_MAX: usize = 64 * 1024;
+/// Interim (1xx) answers before the final one.
+pub const INTERIM_ANSWERS_MAX: u32 = 16;
+/// Kept of one streamed answer for the trace.
+pub const STREAM_KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Room for the request line, the key and the length in an outgoing head.
+const WIRE_HEAD_BYTES: usize = 512;
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Served.
+    Ok,
+    /// A complete head with a status of 400 or above.
+    HttpError,
+    /// A time limit.
+    Timeout,
+    /// No connection.
+    ConnectError,
+    /// Closed before or inside the answer.
+    Reset,
+    /// An answer that cannot be read.
+    Malformed,
+    /// Failed after the caller had got a part of it.
+    Interrupted,
+    /// The caller went away.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The public word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::HttpError => "http_error",
+            Self::Timeout => "timeout",
+            Self::ConnectError => "connect_error",
+            Self::Reset => "reset",
+            Self::Malformed => "malformed",
+            Self::Interrupted => "interrupted",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What the shell tells of an attempt that did not go on by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// No connection could be made.
+    Connect,
+    /// A deadline passed.
+    Timeout,
+    /// The connection broke.
+    Reset,
+    /// The provider ended the connection in order.
+    Eof,
+    /// The caller went away.
+    CallerGone,
+    /// This process has to end.
+    Shutdown,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing yet.
+    More,
+    /// Write this; more will come.
+    Write(Vec<u8>),
+    /// Write this; the answer is complete and recorded.
+    Done(Vec<u8>),
+    /// The attempt failed and nothing was relayed: ask `next`.
+    Failed,
+    /// Write this, then close so that the caller sees the cut; recorded.
+    Cut(Vec<u8>),
+}
+
+/// One call to one target.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Index of the leaf.
+    pub leaf: usize,
+    /// Why this one was tried.
+    pub reason: Cow<'static, str>,
+    /// Monotonic clock.
+    pub started_us: u64,
+    /// When it began to wait for a new connection; None on a pooled one.
+    pub connecting_us: Option<u64>,
+    /// When the request was written: at once when the connection stands.
+    pub sent_us: Option<u64>,
+    /// When the first content byte came.
+    pub first_us: Option<u64>,
+    /// When it ended.
+    pub ended_us: Option<u64>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Status of the answer, if its head was complete.
+    pub status: Option<u16>,
+    /// The provider's own request id.
+    pub request_id: Option<String>,
+    /// What was used, as far as the provider said.
+    pub usage: Option<Usage>,
+    /// What that cost, where a price is known.
+    pub cost: Option<pricing::Cost>,
+    /// Index of the provider's credential.
+    pub credential: usize,
+    /// What ended it, where a time limit did: in milliseconds.
+    pub limit_ms: u64,
+    failed_by: Option<FailedBy>,
+    pooled: bool,
+    bytes_received: u64,
+    error_body: Vec<u8>,
+    error_is_whole: bool,
+    retry_after: Option<String>,
+}
+
+impl Attempt {
+    /// How long it waited for a new connection; 0 on a pooled one.
+    #[must_use]
+    pub fn connect_us(&self) -> u64 {
+        match (self.connecting_us, self.sent_us) {
+            (Some(from_us), Some(sent_us)) => sent_us.saturating_sub(from_us),
+            _ => 0,
+        }
+    }
+}
+
+/// How the caller's answer is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delimited {
+    Length,
+    Chunked,
+    Close,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Head,
+    Held,
+    Passing(Delimited),
+    Ended,
+}
+
+enum Body {
+    Length(u64),
+    Chunked(Decoder),
+    UntilClose,
+}
+
+/// What the head of an answer said.
+struct AnswerHead {
+    status: u16,
+    reason: String,
+    lines: Vec<u8>,
+    retry_after: Option<String>,
+    sse: bool,
+    json: bool,
+    encoding: Option<String>,
+    length: Option<u64>,
+    keep_alive: bool,
+}
+
+/// Counts a plan among those in flight for as long as it lives or until it ends.
+pub(crate) struct InFlight(Rc<Cell<u32>>);
+
+impl InFlight {
+    pub(crate) fn enter(count: &Rc<Cell<u32>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        assert!(self.0.get() > 0, "a plan was counted out twice");
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// One exchange from the gate to its record.
+pub struct Plan {
+    pub(crate) snapshot: Rc<Snapshot>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) subject: Subject,
+    pub(crate) choice: Choice,
+    pub(crate) facts: Facts,
+    pub(crate) attempts: Vec<Attempt>,
+    pub(crate) relayed_bytes: u64,
+    rate: Option<RateState>,
+    consumed: usize,
+    head_bytes: usize,
+    catalogue: Rc<Catalogue>,
+    lines: Vec<u8>,
+    query: String,
+    http_1_0: bool,
+    keep_alive: bool,
+    provider_key: Option<String>,
+    wire: Vec<u8>,
+    tries_here: u32,
+    tried_fresh: bool,
+    price: Option<Price>,
+    phase: Phase,
+    pending: Vec<u8>,
+    interim: u32,
+    answer: Option<AnswerHead>,
+    body: Body,
+    held: Vec<u8>,
+    decoded: Vec<u8>,
+    follower: Option<Follower>,
+    kept: Vec<u8>,
+    deadline_us: u64,
+    reusable: bool,
+    may_go_on: bool,
+    in_flight: Option<InFlight>,
+}
+
+impl Plan {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called from one place, with what it just made"
+    )]
+    pub(crate) fn new(
+        snapshot: Rc<Snapshot>,
+        catalogue: Rc<Catalogue>,
+        endpoint: Endpoint,
+        subject: Subject,
+        facts: Facts,
+        choice: Choice,
+        rate: Option<RateState>,
+        head: &RequestHead<'_>,
+        consumed: usize,
+        in_flight: InFlight,
+    ) -> Self {
+        let mut lines = Vec::with_capacity(512);
+        let mut has_type = false;
+        for (name, value) in head.headers() {
+            if travels(name) && !head.is_hop_by_hop(name) {
+                has_type |= name.eq_ignore_ascii_case("content-type");
+                lines.extend_from_slice(name.as_bytes());
+                lines.extend_from_slice(b": ");
+                lines.extend_from_slice(value);
+                lines.extend_from_slice(b"\r\n");
+            }
+        }
+        if !has_type {
+            lines.extend_from_slice(b"content-type: application/json\r\n");
+        }
+        let provider_key = head
+            .header("x-modelux-provider-key")
+            .and_then(|value| std::str::from_utf8(value).ok())
+            .map(str::to_owned);
+        Self {
+            snapshot,
+            endpoint,
+            subject,
+            choice,
+            facts,
+            attempts: Vec::with_capacity(2),
+            relayed_bytes: 0,
+            rate,
+            consumed,
+            head_bytes: head.head_bytes,
+            catalogue,
+            lines,
+            query: head.query.to_owned(),
+            http_1_0: head.minor_version == 0,
+            keep_alive: head.keep_alive,
+            provider_key,
+            wire: Vec::new(),
+            tries_here: 0,
+            tried_fresh: false,
+            price: None,
+            phase: Phase::Head,
+            pending: Vec::new(),
+            interim: 0,
+            answer: None,
+            body: Body::UntilClose,
+            held: Vec::new(),
+            decoded: Vec::new(),
+            follower: None,
+            kept: Vec::new(),
+            deadline_us: u64::MAX,
+            reusable: false,
+            may_go_on: true,
+            in_flight: Some(in_flight),
+        }
+    }
+
+    /// Bytes of the caller's input that this request took.
+    #[must_use]
+    pub fn consumed(&self) -> usize {
+        self.consumed
+    }
+
+    /// Where the body lies in the caller's input, unless it came chunked.
+    #[must_use]
+    pub fn body_range(&self) -> std::ops::Range<usize> {
+        self.head_bytes..self.consumed
+    }
+
+    /// Why the first attempt goes where it goes.
+    pub(crate) fn first_reason(&self) -> Cow<'static, str> {
+        match self.choice.flat.flat().strategy {
+            Strategy::Direct => "named by the caller".into(),
+            Strategy::Single => "the only target".into(),
+            Strategy::Fallback if self.choice.first == 0 => "first in the list".into(),
+            Strategy::Fallback => "first in the list that may serve".into(),
+        }
+    }
+
+    /// Version of the price data behind the costs.
+    pub(crate) fn price_version(&self) -> &str {
+        self.catalogue.version()
+    }
+
+    /// The request id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.subject.id
+    }
+
+    /// Index of the provider that the current attempt goes to.
+    #[must_use]
+    pub fn provider_index(&self) -> usize {
+        self.leaf().provider
+    }
+
+    /// Time for the connection of the current attempt, in milliseconds.
+    #[must_use]
+    pub fn connect_timeout_ms(&self) -> u64 {
+        self.leaf().connect_timeout_ms
+    }
+
+    /// The monotonic instant at which the current attempt has taken too long, whatever it does.
+    #[must_use]
+    pub fn deadline_us(&self) -> u64 {
+        self.deadline_us
+    }
+
+    /// May the upstream connection serve another request.
+    #[must_use]
+    pub fn reusable(&self) -> bool {
+        self.reusable
+    }
+
+    /// May the caller's connection serve another request.
+    #[must_use]
+    pub fn keep_alive(&self) -> bool {
+        self.keep_alive
+    }
+
+    /// Close the caller's connection after this answer; used while draining.
+    pub fn forbid_keep_alive(&mut self) {
+        self.keep_alive = false;
+    }
+
+    /// Is the end of the connection the end of the body, so that only a reset shows a cut.
+    #[must_use]
+    pub fn ends_by_close(&self) -> bool {
+        matches!(self.phase, Phase::Passing(Delimited::Close)) || self.http_1_0
+    }
+
+    /// Did the caller bring its own provider key.
+    #[must_use]
+    pub fn has_provider_key(&self) -> bool {
+        self.provider_key.is_some()
+    }
+
+    /// Must the current attempt have a connection of its own.
+    #[must_use]
+    pub fn wants_fresh_connection(&self) -> bool {
+        self.tried_fresh
+    }
+
+    /// All attempts so far.
+    #[must_use]
+    pub fn attempts(&self) -> &[Attempt] {
+        &self.attempts
+    }
+
+    /// State of a limited key.
+    #[must_use]
+    pub fn rate(&self) -> Option<RateState> {
+        self.rate
+    }
+
+    /// What is known of the request.
+    #[must_use]
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The bytes that go upstream for the current attempt.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    fn leaf(&self) -> &Leaf {
+        let leaf = self.attempts.last().map_or(self.choice.first, |attempt| attempt.leaf);
+        &self.choice.flat.flat().leaves[leaf]
+    }
+
+    /// How an attempt's target is written, for messages.
+    #[must_use]
+    pub fn target_of(&self, attempt: &Attempt) -> (&Leaf, &Provider) {
+        let leaf = &self.choice.flat.flat().leaves[attempt.leaf];
+        (leaf, &self.snapshot.providers[leaf.provider])
+    }
+
+    fn attempt(&mut self) -> &mut Attempt {
+        let last = self.attempts.len() - 1;
+        &mut self.attempts[last]
+    }
+
+    /// Begin an attempt at leaf `index` and prepare its bytes.
+    pub(crate) fn start(
+        &mut self,
+        index: usize,
+        reason: Cow<'static, str>,
+        request_body: &[u8],
+        now_us: u64,
+    ) {
+        let flat = self.choice.flat.flat();
+        let leaf = &flat.leaves[index];
+        let provider = &self.snapshot.providers[leaf.provider];
+        let credential =
+            leaf.credential.unwrap_or_else(|| pick_credential(provider, &self.subject.id));
+        let include_usage = self.facts.stream
+            && provider.stream_usage
+            && self.endpoint != Endpoint::Embeddings
+            && self.facts.include_usage != Some(true);
+        self.follower = self.facts.stream.then(|| Follower::new(include_usage));
+        let mut body = std::mem::take(&mut self.decoded);
+        body.clear();
+        patched(request_body, &self.facts, &leaf.model, include_usage, &mut body);
+        let mut wire = Vec::with_capacity(
+            body.len() + self.lines.len() + provider.head_lines.len() + WIRE_HEAD_BYTES,
+        );
+        wire.extend_from_slice(b"POST ");
+        wire.extend_from_slice(provider.base_path.as_bytes());
+        wire.extend_from_slice(self.endpoint.upstream_path().as_bytes());
+        if !self.query.is_empty() {
+            wire.push(b'?');
+            wire.extend_from_slice(self.query.as_bytes());
+        }
+        wire.extend_from_slice(b" HTTP/1.1\r\n");
+        wire.extend_from_slice(&provider.head_lines);
+        match &self.provider_key {
+            Some(key) => {
+                wire.extend_from_slice(&auth_line(
+                    &provider.auth_header,
+                    &provider.auth_prefix,
+                    key,
+                ));
+            }
+            None => wire.extend_from_slice(provider.credentials[credential].head_lines()),
+        }
+        if provider.own_headers.is_empty() {
+            wire.extend_from_slice(&self.lines);
+        } else {
+            for line in self.lines.split_inclusive(|byte| *byte == b'\n') {
+                let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+                if !provider
+                    .own_headers
+                    .iter()
+                    .any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+                {
+                    wire.extend_from_slice(line);
+                }
+            }
+        }
+        wire.extend_from_slice(b"content-length: ");
+        push_number(&mut wire, body.len() as u64);
+        wire.extend_from_slice(b"\r\n\r\n");
+        wire.extend_from_slice(&body);
+        self.wire = wire;
+        self.decoded = body;
+
+        let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
+        self.price =
+            self.snapshot.price(&self.catalogue, leaf.provider, &leaf.model, at_unix_s);
+        self.phase = Phase::Head;
+        self.pending.clear();
+        self.held.clear();
+        self.answer = None;
+        self.interim = 0;
+        self.reusable = false;
+        self.attempts.push(Attempt {
+            leaf: index,
+            reason,
+            started_us: now_us,
+            connecting_us: None,
+            sent_us: None,
+            first_us: None,
+            ended_us: None,
+            outcome: None,
+            status: None,
+            request_id: None,
+            usage: None,
+            cost: None,
+            credential,
+            limit_ms: 0,
+            failed_by: None,
+            pooled: false,
+            bytes_received: 0,
+            error_body: Vec::new(),
+            error_is_whole: false,
+            retry_after: None,
+        });
+        self.set_deadline(now_us);
+    }
+
+    /// The current attempt waits for a new connection from here on.
+    pub fn connecting(&mut self, now_us: u64) {
+        self.attempt().connecting_us = Some(now_us);
+    }
+
+    /// The request bytes of the current attempt are about to be written.
+    pub fn sent(&mut self, now_us: u64) {
+        let attempt = self.attempt();
+        assert!(attempt.sent_us.is_none(), "an attempt is sent once");
+        attempt.sent_us = Some(now_us);
+        attempt.pooled = attempt.connecting_us.is_none();
+        self.wire = Vec::new();
+    }
+
+    /// Set the deadline that holds in the present phase.
+    fn set_deadline(&mut self, now_us: u64) {
+        let flat = self.choice.flat.flat();
+        let last = self.attempts.len() - 1;
+        let attempt = &mut self.attempts[last];
+        let leaf = &flat.leaves[attempt.leaf];
+        let whole_us = attempt.started_us.saturating_add(leaf.attempt_max_ms * 1000);
+        let (until_us, limit_ms) = if attempt.first_us.is_some() {
+            (now_us.saturating_add(leaf.idle_timeout_ms * 1000), leaf.idle_timeout_ms)
+        } else {
+            let first_us = attempt.started_us.saturating_add(leaf.timeout_ms * 1000);
+            match flat.total_budget_ms {
+                Some(budget_ms) => {
+                    let budget_us = self.subject.started_us.saturating_add(budget_ms * 1000);
+                    if budget_us < first_us {
+                        (budget_us, budget_ms)
+                    } else {
+                        (first_us, leaf.timeout_ms)
+                    }
+                }
+                None => (first_us, leaf.timeout_ms),
+            }
+        };
+        attempt.limit_ms = if whole_us < until_us { leaf.attempt_max_ms } else { limit_ms };
+        self.deadline_us = until_us.min(whole_us);
+    }
+
+    /// Take in bytes of the answer.
+    pub fn answer(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        input: &[u8],
+        now_us: u64,
+    ) -> Step {
+        let attempt = self.attempt();
+        attempt.bytes_received += input.len() as u64;
+        if !matches!(self.phase, Phase::Head) {
+            return self.take_body(gate, request_body, input, now_us);
+        }
+        if self.pending.is_empty() {
+            return self.take_head(gate, request_body, input, now_us);
+        }
+        let mut whole = std::mem::take(&mut self.pending);
+        whole.extend_from_slice(input);
+        self.take_head(gate, request_body, &whole, now_us)
+    }
+
+    fn take_head(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        input: &[u8],
+        now_us: u64,
+    ) -> Step {
+        let mut rest = input;
+        loop {
+            let head = match head::parse_response(rest, HEAD_BYTES_MAX, false) {
+                Parse::Partial => {
+                    self.pending.extend_from_slice(rest);
+                    return Step::More;
+                }
+                Parse::Refused(_) => {
+                    return self.fail(Outcome::Malformed, FailedBy::Reset, now_us);
+                }
+                Parse::Done(head) => head,
+            };
+            rest = &rest[head.head_bytes..];
+            if (100..200).contains(&head.status) {
+                self.interim += 1;
+                if head.status == 101 || self.interim > INTERIM_ANSWERS_MAX {
+                    return self.fail(Outcome::Malformed, FailedBy::Reset, now_us);
+                }
+                continue;
+            }
+            self.open(&head);
+            return self.take_body(gate, request_body, rest, now_us);
+        }
+    }
+
+    /// Keep what the rest of the answer needs of its head.
+    fn open(&mut self, head: &ResponseHead<'_>) {
+        let mut lines = Vec::with_capacity(256);
+        let mut answer = AnswerHead {
+            status: head.status,
+            reason: head.reason.to_owned(),
+            lines: Vec::new(),
+            retry_after: None,
+            sse: false,
+            json: false,
+            encoding: None,
+            length: None,
+            keep_alive: head.keep_alive,
+        };
+        let text = |value: &[u8]| std::str::from_utf8(value).ok().map(str::to_owned);
+        for (name, value) in head.headers() {
+            if !passes_back(name, head.status) {
+                continue;
+            }
+            if name.eq_ignore_ascii_case("content-type") {
+                answer.sse = starts_with_ignoring_case(value, b"text/event-stream");
+                answer.json = starts_with_ignoring_case(value, b"application/json");
+            } else if name.eq_ignore_ascii_case("content-encoding") {
+                answer.encoding = text(value).filter(|encoding| encoding != "identity");
+            } else if name.eq_ignore_ascii_case("retry-after") {
+                answer.retry_after = text(value);
+            } else if name.eq_ignore_ascii_case("x-request-id") {
+                let request_id = text(value);
+                self.attempt().request_id = request_id;
+            }
+            lines.extend_from_slice(name.as_bytes());
+            lines.extend_from_slice(b": ");
+            lines.extend_from_slice(value);
+            lines.extend_from_slice(b"\r\n");
+        }
+        answer.lines = lines;
+        self.body = match head.framing {
+            Framing::None => Body::Length(0),
+            Framing::Length(length) => {
+                answer.length = Some(length);
+                Body::Length(length)
+            }
+            Framing::Chunked => Body::Chunked(Decoder::new()),
+            Framing::UntilClose => Body::UntilClose,
+        };
+        let attempt = self.attempt();
+        attempt.status = Some(head.status);
+        attempt.retry_after.clone_from(&answer.retry_after);
+        self.answer = Some(answer);
+        self.phase = Phase::Held;
+    }
+
+    /// Decode body bytes from `input` into `self.decoded`. Returns whether the body is complete,
+    /// and how many bytes of `input` lie behind its end.
+    fn decode(&mut self, input: &[u8]) -> Result<(bool, usize), ()> {
+        self.decoded.clear();
+        match &mut self.body {
+            Body::Length(left) => {
+                let take = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                self.decoded.extend_from_slice(&input[..take]);
+                *left -= take as u64;
+                Ok((*left == 0, input.len() - take))
+            }
+            Body::Chunked(decoder) => {
+                let progress = decoder.feed(input, &mut self.decoded).map_err(|_| ())?;
+                Ok((progress.done, input.len() - progress.consumed))
+            }
+            Body::UntilClose => {
+                self.decoded.extend_from_slice(input);
+                Ok((false, 0))
+            }
+        }
+    }
+
+    fn take_body(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        input: &[u8],
+        now_us: u64,
+    ) -> Step {
+        if matches!(self.phase, Phase::Ended) {
+            // Bytes behind a complete answer belong to nobody.
+            self.reusable = false;
+            return Step::More;
+        }
+        // The common answer: not a stream, its length known, all of it in one read.
+        if let (Body::Length(length), true, Some(answer)) =
+            (&self.body, self.held.is_empty(), &self.answer)
+            && answer.status < 400
+            && !answer.sse
+            && matches!(self.phase, Phase::Held)
+            && usize::try_from(*length)
+                .is_ok_and(|length| length <= input.len() && length <= UNARY_HOLD_BYTES_MAX)
+        {
+            let (body, behind) = input.split_at(usize::try_from(*length).unwrap_or(0));
+            self.reusable = answer.keep_alive && behind.is_empty();
+            self.attempt().first_us.get_or_insert(now_us);
+            return self.complete_whole(gate, request_body, body, now_us);
+        }
+        let Ok((complete, behind)) = self.decode(input) else {
+            return self.broken(
+                gate,
+                request_body,
+                Outcome::Malformed,
+                FailedBy::Reset,
+                now_us,
+            );
+        };
+        let Some(answer) = &self.answer else { return Step::More };
+        let status = answer.status;
+        if complete {
+            // What lies behind the end was never asked for: the connection is not used again.
+            self.reusable = answer.keep_alive && behind == 0;
+        }
+        if status >= 400 {
+            return self.take_error(complete, now_us);
+        }
+        if answer.sse && answer.encoding.is_none() && self.follower.is_none() {
+            self.follower = Some(Follower::new(false));
+        }
+        let streams = answer.sse && answer.encoding.is_none();
+        if streams {
+            self.take_stream(gate, request_body, complete, now_us)
+        } else {
+            self.take_whole(gate, request_body, complete, now_us)
+        }
+    }
+
+    fn take_error(&mut self, complete: bool, now_us: u64) -> Step {
+        let decoded = std::mem::take(&mut self.decoded);
+        self.held.extend_from_slice(&decoded);
+        self.decoded = decoded;
+        if self.attempt().first_us.is_none() {
+            self.attempt().first_us = Some(now_us);
+            self.set_deadline(now_us);
+        }
+        if !complete && self.held.len() <= UNARY_HOLD_BYTES_MAX {
+            return Step::More;
+        }
+        self.reusable &= complete;
+        self.fail_by_status(complete, now_us)
+    }
+
+    /// The answer's status says it failed; its body, whole or not, is kept for the caller.
+    fn fail_by_status(&mut self, whole: bool, now_us: u64) -> Step {
+        let body = std::mem::take(&mut self.held);
+        let attempt = self.attempt();
+        attempt.error_body = body;
+        attempt.error_is_whole = whole;
+        let status = attempt.status.unwrap_or(500);
+        self.fail(Outcome::HttpError, FailedBy::Status(status), now_us)
+    }
+
+    /// An answer that is not a stream: held until complete or too large.
+    fn take_whole(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        complete: bool,
+        now_us: u64,
+    ) -> Step {
+        if !self.decoded.is_empty() && self.attempt().first_us.is_none() {
+            self.attempt().first_us = Some(now_us);
+        }
+        self.set_deadline(now_us);
+        if let Phase::Passing(delimited) = self.phase {
+            let decoded = std::mem::take(&mut self.decoded);
+            let mut out = Vec::with_capacity(decoded.len() + 32);
+            self.relay(delimited, &decoded, &mut out);
+            self.decoded = decoded;
+            if complete {
+                return self.complete_passing(gate, request_body, delimited, out, now_us);
+            }
+            return if out.is_empty() { Step::More } else { Step::Write(out) };
+        }
+        if complete && self.held.is_empty() {
+            let body = std::mem::take(&mut self.decoded);
+            let step = self.complete_whole(gate, request_body, &body, now_us);
+            self.decoded = body;
+            return step;
+        }
+        let decoded = std::mem::take(&mut self.decoded);
+        self.held.extend_from_slice(&decoded);
+        self.decoded = decoded;
+        if complete {
+            let body = std::mem::take(&mut self.held);
+            return self.complete_whole(gate, request_body, &body, now_us);
+        }
+        if self.held.len() <= UNARY_HOLD_BYTES_MAX {
+            return Step::More;
+        }
+        let mut out = Vec::new();
+        self.begin_passing(false, &mut out);
+        Step::Write(out)
+    }
+
+    /// The whole answer is there: price it, write our head, record it.
+    fn complete_whole(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        body: &[u8],
+        now_us: u64,
+    ) -> Step {
+        let Some(answer) = self.answer.take() else { return Step::More };
+        let (usage, readable) = match &answer.encoding {
+            Some(encoding) => match inflate::decode(encoding, body) {
+                Some(plain) => answer::read_answer(&plain),
+                // An encoding that we cannot undo is still the caller's to read.
+                None => (None, true),
+            },
+            None if answer.json => answer::read_answer(body),
+            None => (None, true),
+        };
+        if !readable && (200..300).contains(&answer.status) {
+            return self.fail(Outcome::Malformed, FailedBy::Reset, now_us);
+        }
+        self.settle(usage, Outcome::Ok, now_us);
+        let mut out = Vec::with_capacity(body.len() + answer.lines.len() + 640);
+        self.push_head(&answer, Some(body.len() as u64), true, &mut out);
+        out.extend_from_slice(body);
+        self.relayed_bytes = body.len() as u64;
+        self.end();
+        record::served(
+            &mut gate.ring,
+            &mut gate.scratch,
+            self,
+            answer.status,
+            request_body,
+            body,
+            None,
+            now_us,
+        );
+        Step::Done(out)
+    }
+
+    /// Stop holding: send the head and what is held, and pass on the rest as it comes.
+    fn begin_passing(&mut self, stream: bool, out: &mut Vec<u8>) {
+        let Some(answer) = self.answer.take() else { return };
+        let length = if stream { None } else { answer.length };
+        let delimited = match (length, self.http_1_0) {
+            (Some(_), _) => Delimited::Length,
+            (None, false) => Delimited::Chunked,
+            (None, true) => Delimited::Close,
+        };
+        if delimited == Delimited::Close {
+            self.keep_alive = false;
+        }
+        let mut held = std::mem::take(&mut self.held);
+        out.reserve(held.len() + answer.lines.len() + 640);
+        self.push_head(&answer, length, false, out);
+        self.phase = Phase::Passing(delimited);
+        self.relay(delimited, &held, out);
+        held.clear();
+        self.held = held;
+        self.answer = Some(answer);
+    }
+
+    /// Frame body bytes for the caller.
+    fn relay(&mut self, delimited: Delimited, bytes: &[u8], out: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.relayed_bytes += bytes.len() as u64;
+        let room = STREAM_KEPT_BYTES_MAX.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if delimited == Delimited::Chunked {
+            push_hex(out, bytes.len() as u64);
+            out.extend_from_slice(b"\r\n");
+            out.extend_from_slice(bytes);
+            out.extend_from_slice(b"\r\n");
+        } else {
+            out.extend_from_slice(bytes);
+        }
+    }
+
+    fn complete_passing(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        delimited: Delimited,
+        mut out: Vec<u8>,
+        now_us: u64,
+    ) -> Step {
+        if delimited == Delimited::Chunked {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        let usage = self.follower.as_ref().and_then(Follower::usage);
+        self.settle(usage, Outcome::Ok, now_us);
+        let status = self.answer.as_ref().map_or(200, |answer| answer.status);
+        self.end();
+        let kept = std::mem::take(&mut self.kept);
+        record::served(
+            &mut gate.ring,
+            &mut gate.scratch,
+            self,
+            status,
+            request_body,
+            &kept,
+            None,
+            now_us,
+        );
+        Step::Done(out)
+    }
+
+    /// A stream: held until its first content byte, then relayed as it comes.
+    fn take_stream(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        complete: bool,
+        now_us: u64,
+    ) -> Step {
+        let Some(follower) = &mut self.follower else { return Step::More };
+        let mut relay = std::mem::take(&mut self.held);
+        follower.feed(&self.decoded, &mut relay);
+        if complete {
+            follower.finish(&mut relay);
+        }
+        let content = follower.content_seen();
+        let error = follower.error_event().map(answer::error_status);
+        let ended_well = follower.done_seen() || follower.finish_reason_seen();
+        let mut out = Vec::new();
+        if let Phase::Passing(delimited) = self.phase {
+            out.reserve(relay.len() + 32);
+            self.relay(delimited, &relay, &mut out);
+            relay.clear();
+            self.held = relay;
+        } else {
+            self.held = relay;
+            match error {
+                Some(status) if !content => return self.fail_in_stream(status, now_us),
+                _ => {}
+            }
+            if complete && !ended_well && !content {
+                // It ended before it began: nothing was relayed, so another target may serve.
+                return self.fail(Outcome::Reset, FailedBy::Reset, now_us);
+            }
+            if !content && !complete && self.held.len() <= STREAM_HOLD_BYTES_MAX {
+                return Step::More;
+            }
+            self.attempt().first_us = Some(now_us);
+            self.begin_passing(true, &mut out);
+        }
+        self.set_deadline(now_us);
+        let Phase::Passing(delimited) = self.phase else { return Step::More };
+        if error.is_some() {
+            // The provider's own error event went out with the rest; nothing may follow it.
+            return self.cut(gate, request_body, out, Outcome::Interrupted, now_us);
+        }
+        match (complete, ended_well) {
+            (false, _) if out.is_empty() => Step::More,
+            (false, _) => Step::Write(out),
+            (true, true) => self.complete_passing(gate, request_body, delimited, out, now_us),
+            (true, false) => self.cut_after(gate, request_body, out, now_us),
+        }
+    }
+
+    /// An error event came before any content: as good as an answer with that status.
+    fn fail_in_stream(&mut self, status: u16, now_us: u64) -> Step {
+        let body =
+            self.follower.as_ref().and_then(Follower::error_event).unwrap_or_default().to_vec();
+        self.reusable = false;
+        let attempt = self.attempt();
+        attempt.status = Some(status);
+        attempt.error_body = body;
+        attempt.error_is_whole = true;
+        self.fail(Outcome::HttpError, FailedBy::Status(status), now_us)
+    }
+
+    /// Something went wrong outside the bytes.
+    pub fn fault(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        fault: Fault,
+        now_us: u64,
+    ) -> Step {
+        if matches!(self.phase, Phase::Ended) {
+            return Step::More;
+        }
+        self.reusable = false;
+        match fault {
+            Fault::CallerGone => {
+                let usage = self.follower.as_ref().and_then(Follower::usage);
+                self.settle(usage, Outcome::Cancelled, now_us);
+                self.end();
+                let kept = std::mem::take(&mut self.kept);
+                let error = (
+                    "invalid_request_error",
+                    "client_closed",
+                    "the caller closed the connection",
+                );
+                record::served(
+                    &mut gate.ring,
+                    &mut gate.scratch,
+                    self,
+                    499,
+                    request_body,
+                    &kept,
+                    Some(error),
+                    now_us,
+                );
+                Step::Cut(Vec::new())
+            }
+            Fault::Connect => self.fail(Outcome::ConnectError, FailedBy::Connect, now_us),
+            Fault::Eof if self.ends_at_close() => self.take_eof(gate, request_body, now_us),
+            Fault::Eof | Fault::Reset => {
+                if self.stream_is_whole() {
+                    return self.take_eof(gate, request_body, now_us);
+                }
+                self.broken(gate, request_body, Outcome::Reset, FailedBy::Reset, now_us)
+            }
+            Fault::Timeout => {
+                if self.stream_is_whole() {
+                    return self.take_eof(gate, request_body, now_us);
+                }
+                // A connection that was never made is a connect failure: nothing was sent.
+                if self.attempt().sent_us.is_none() {
+                    return self.fail(Outcome::Timeout, FailedBy::Timeout, now_us);
+                }
+                self.broken(gate, request_body, Outcome::Timeout, FailedBy::Timeout, now_us)
+            }
+            Fault::Shutdown => {
+                self.may_go_on = false;
+                self.broken(gate, request_body, Outcome::Interrupted, FailedBy::Reset, now_us)
+            }
+        }
+    }
+
+    /// Is the close of the connection the end that the head announced.
+    fn ends_at_close(&self) -> bool {
+        self.answer.is_some() && matches!(self.body, Body::UntilClose)
+    }
+
+    /// Has a stream said all it had to say, so that how its connection ends changes nothing.
+    fn stream_is_whole(&self) -> bool {
+        matches!(self.phase, Phase::Passing(_))
+            && self.follower.as_ref().is_some_and(Follower::done_seen)
+    }
+
+    fn take_eof(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) -> Step {
+        self.body = Body::Length(0);
+        let step = self.take_body(gate, request_body, &[], now_us);
+        self.reusable = false;
+        step
+    }
+
+    /// The attempt broke. Before anything was relayed another may serve; after it, a cut.
+    fn broken(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        outcome: Outcome,
+        failed_by: FailedBy,
+        now_us: u64,
+    ) -> Step {
+        self.reusable = false;
+        if let Phase::Passing(_) = self.phase {
+            let mut tail = Vec::new();
+            if let Some(follower) = &mut self.follower {
+                follower.finish(&mut tail);
+            }
+            let mut out = Vec::new();
+            if let Phase::Passing(delimited) = self.phase {
+                self.relay(delimited, &tail, &mut out);
+            }
+            return self.cut_after(gate, request_body, out, now_us);
+        }
+        if self.attempt().status.is_some_and(|status| status >= 400) {
+            // The head was complete: that is the answer, however its body ended.
+            return self.fail_by_status(false, now_us);
+        }
+        self.fail(outcome, failed_by, now_us)
+    }
+
+    /// Cut a relayed answer short: with one error event where the last byte ends an event.
+    fn cut_after(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        mut out: Vec<u8>,
+        now_us: u64,
+    ) -> Step {
+        let at_boundary = self.follower.as_ref().is_some_and(Follower::at_event_boundary)
+            && self.answer.as_ref().is_some_and(|answer| answer.sse);
+        if let (true, Phase::Passing(delimited)) = (at_boundary, &self.phase) {
+            let delimited = *delimited;
+            let event = format!(
+                "data: {{\"error\": {{\"message\": \"the provider's stream ended before it was complete\", \"type\": \"upstream_error\", \"param\": null, \"code\": \"stream_interrupted\", \"request_id\": \"{}\"}}}}\n\n",
+                self.subject.id
+            );
+            self.relay(delimited, event.as_bytes(), &mut out);
+        }
+        self.cut(gate, request_body, out, Outcome::Interrupted, now_us)
+    }
+
+    fn cut(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        out: Vec<u8>,
+        outcome: Outcome,
+        now_us: u64,
+    ) -> Step {
+        let usage = self.follower.as_ref().and_then(Follower::usage);
+        self.reusable = false;
+        self.keep_alive = false;
+        self.settle(usage, outcome, now_us);
+        let status = self.answer.as_ref().map_or(200, |answer| answer.status);
+        // The phase is kept until after the cut: it says whether only a reset can show it.
+        self.in_flight = None;
+        let kept = std::mem::take(&mut self.kept);
+        let error = (
+            "upstream_error",
+            "stream_interrupted",
+            "the provider's stream ended before it was complete",
+        );
+        record::served(
+            &mut gate.ring,
+            &mut gate.scratch,
+            self,
+            status,
+            request_body,
+            &kept,
+            Some(error),
+            now_us,
+        );
+        Step::Cut(out)
+    }
+
+    fn fail(&mut self, outcome: Outcome, failed_by: FailedBy, now_us: u64) -> Step {
+        let attempt = self.attempt();
+        attempt.outcome = Some(outcome);
+        attempt.failed_by = Some(failed_by);
+        attempt.ended_us = Some(now_us);
+        Step::Failed
+    }
+
+    /// Note what the attempt used and cost.
+    fn settle(&mut self, usage: Option<Usage>, outcome: Outcome, now_us: u64) {
+        let cost = match (&usage, &self.price) {
+            (Some(usage), Some(price)) => pricing::cost(usage, price),
+            _ => None,
+        };
+        let attempt = self.attempt();
+        attempt.usage = usage;
+        attempt.cost = cost;
+        attempt.outcome = Some(outcome);
+        attempt.ended_us = Some(now_us);
+    }
+
+    fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.in_flight = None;
+    }
+
+    /// Go on to the next attempt, if the config has one for this failure.
+    pub fn next(&mut self, request_body: &[u8], now_us: u64) -> bool {
+        let flat = self.choice.flat.flat();
+        let number = self.attempts.len();
+        let last = &self.attempts[number - 1];
+        let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
+        if let Some(budget_ms) = flat.total_budget_ms {
+            if now_us >= self.subject.started_us.saturating_add(budget_ms * 1000) {
+                return false;
+            }
+        }
+        self.tries_here += 1;
+        let at = last.leaf;
+        // A pooled connection may have been closed under way to us, before the provider read
+        // anything: one try on a fresh one.
+        if last.pooled
+            && last.bytes_received == 0
+            && failed_by == FailedBy::Reset
+            && !self.tried_fresh
+        {
+            self.tried_fresh = true;
+            let reason = format!("attempt_{number} met a pooled connection that closed");
+            self.start(at, reason.into(), request_body, now_us);
+            return true;
+        }
+        let rejected = &self.choice.rejected;
+        let next =
+            flat.next(at, failed_by, self.tries_here, &|index| rejected[index].is_none());
+        self.tried_fresh = false;
+        match next {
+            Next::Nobody => false,
+            Next::Again => {
+                let reason = format!("again after {} of attempt_{number}", failed_by.text());
+                self.start(at, reason.into(), request_body, now_us);
+                true
+            }
+            Next::Leaf(index) => {
+                self.tries_here = 0;
+                let reason = format!("after {} of attempt_{number}", failed_by.text());
+                self.start(index, reason.into(), request_body, now_us);
+                true
+            }
+        }
+    }
+
+    /// The body of the last attempt's error answer, scrubbed of the key that was sent, and whether
+    /// it is whole.
+    #[must_use]
+    pub fn error_body(&self) -> (String, bool) {
+        let Some(last) = self.attempts.last() else { return (String::new(), false) };
+        let (_, provider) = self.target_of(last);
+        let text = String::from_utf8_lossy(&last.error_body);
+        let mut text = provider.credentials[last.credential].scrub(&text);
+        if let Some(key) = &self.provider_key {
+            text = text.replace(key.as_str(), "[redacted]");
+        }
+        (text, last.error_is_whole)
+    }
+
+    /// `Retry-After` of the last attempt's error answer.
+    #[must_use]
+    pub fn error_retry_after(&self) -> Option<&str> {
+        self.attempts.last().and_then(|last| last.retry_after.as_deref())
+    }
+
+    /// Nobody could serve: write the record of what the caller was told instead.
+    pub fn give_up(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        status: u16,
+        error: (&str, &str, &str),
+        now_us: u64,
+    ) {
+        assert!(
+            !matches!(self.phase, Phase::Ended | Phase::Passing(_)),
+            "given up once, in time"
+        );
+        self.end();
+        record::served(
+            &mut gate.ring,
+            &mut gate.scratch,
+            self,
+            status,
+            request_body,
+            b"",
+            Some(error),
+            now_us,
+        );
+    }
+
+    /// Time in modelux before the winning attempt's request was written: not the attempts before
+    /// it, not the wait for its connection.
+    #[must_use]
+    pub fn overhead_us(&self) -> u64 {
+        let Some((last, before)) = self.attempts.split_last() else { return 0 };
+        let sent_us = last.sent_us.unwrap_or(last.started_us);
+        let connect_us = last.connect_us();
+        let elsewhere_us: u64 = before
+            .iter()
+            .map(|attempt| attempt.ended_us.unwrap_or(attempt.started_us) - attempt.started_us)
+            .sum();
+        sent_us
+            .saturating_sub(self.subject.started_us)
+            .saturating_sub(connect_us + elsewhere_us)
+    }
+
+    /// Sum over all attempts, where every one that cost something has a known price.
+    #[must_use]
+    pub fn total_cost(&self) -> Option<pricing::Cost> {
+        let mut total: Option<pricing::Cost> = None;
+        for cost in self.attempts.iter().filter_map(|attempt| attempt.cost) {
+            let sum = total.unwrap_or(pricing::Cost { input_nusd: 0, output_nusd: 0 });
+            total = Some(pricing::Cost {
+                input_nusd: sum.input_nusd + cost.input_nusd,
+                output_nusd: sum.output_nusd + cost.output_nusd,
+            });
+        }
+        total
+    }
+
+    /// Attempts that wrote a request byte.
+    #[must_use]
+    pub fn attempts_sent(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.sent_us.is_some()).count()
+    }
+
+    /// Our head lines that every answer of this plan carries, errors too.
+    pub fn push_own_lines(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"X-Modelux-Request-Id: ");
+        out.extend_from_slice(self.subject.id.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        if let Some((route, version)) = &self.subject.route {
+            out.extend_from_slice(b"X-Modelux-Config: @");
+            push_header_text(out, &route.slug);
+            out.extend_from_slice(b" (v");
+            push_number(out, u64::from(version.version));
+            out.extend_from_slice(b")\r\n");
+        }
+        if let Some(rate) = self.rate {
+            push_rate(&rate, out);
+        }
+        if !self.subject.warnings.is_empty() {
+            out.extend_from_slice(b"X-Modelux-Warnings: ");
+            out.extend_from_slice(self.subject.warnings.join(",").as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    fn push_head(
+        &self,
+        answer: &AnswerHead,
+        length: Option<u64>,
+        with_cost: bool,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_number(out, u64::from(answer.status));
+        out.push(b' ');
+        out.extend_from_slice(answer.reason.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&answer.lines);
+        self.push_own_lines(out);
+        if let Some(last) = self.attempts.last() {
+            let (leaf, provider) = self.target_of(last);
+            out.extend_from_slice(b"X-Modelux-Provider-Used: ");
+            push_header_text(out, &provider.name);
+            out.extend_from_slice(b"\r\nX-Modelux-Model-Used: ");
+            push_header_text(out, &leaf.model);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"X-Modelux-Attempts: ");
+        push_number(out, self.attempts_sent() as u64);
+        out.extend_from_slice(b"\r\nX-Modelux-Overhead-Us: ");
+        push_number(out, self.overhead_us());
+        out.extend_from_slice(b"\r\nX-Modelux-Cache: MISS\r\n");
+        if let (true, Some(cost)) = (with_cost, self.total_cost()) {
+            out.extend_from_slice(b"X-Modelux-Cost-Usd: ");
+            push_usd(out, cost.input_nusd + cost.output_nusd, true);
+            out.extend_from_slice(b"\r\n");
+        }
+        match length {
+            Some(length) if answer.status != 204 && answer.status != 304 => {
+                out.extend_from_slice(b"content-length: ");
+                push_number(out, length);
+                out.extend_from_slice(b"\r\n");
+            }
+            Some(_) => {}
+            None if self.http_1_0 => {}
+            None => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        }
+        if !self.keep_alive {
+            out.extend_from_slice(b"connection: close\r\n");
+        } else if self.http_1_0 {
+            out.extend_from_slice(b"connection: keep-alive\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Which of a provider's keys serves this request: by weight, from a hash of the request id.
+fn pick_credential(provider: &Provider, request_id: &str) -> usize {
+    if provider.credentials.len() == 1 {
+        return 0;
+    }
+    let total: u64 =
+        provider.credentials.iter().map(|credential| u64::from(credential.weight)).sum();
+    if total == 0 {
+        return 0;
+    }
+    let hash = request_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The high bits of FNV are the mixed ones.
+    let mut point = (hash >> 16) % total;
+    for (index, credential) in provider.credentials.iter().enumerate() {
+        let weight = u64::from(credential.weight);
+        if point < weight {
+            return index;
+        }
+        point -= weight;
+    }
+    0
+}
+
+/// Which fields of a provider's answer reach the caller.
+fn passes_back(name: &str, status: u16) -> bool {
+    const PASS: [&str; 14] = [
+        "content-type",
+        "content-encoding",
+        "content-language",
+        "content-disposition",
+        "cache-control",
+        "date",
+        "location",
+        "x-request-id",
+        "request-id",
+        "openai-processing-ms",
+        "openai-version",
+        "openai-organization",
+        "openai-model",
+        "warning",
+    ];
+    // Anthropic sends `retry-after` on 200s: only on an error does it mean what it says.
+    PASS.iter().any(|pass| name.eq_ignore_ascii_case(pass))
+        || (status >= 400 && name.eq_ignore_ascii_case("retry-after"))
+}
+
+fn starts_with_ignoring_case(value: &[u8], start: &[u8]) -> bool {
+    value.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+/// `x-ratelimit-*` of a limited key.
+pub fn push_rate(rate: &RateState, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"x-ratelimit-limit-requests: ");
+    push_number(out, u64::from(rate.limit));
+    out.extend_from_slice(b"\r\nx-ratelimit-remaining-requests: ");
+    push_number(out, u64::from(rate.remaining));
+    out.extend_from_slice(b"\r\nx-ratelimit-reset-requests: ");
+    push_number(out, rate.reset_us.div_ceil(1000));
+    out.extend_from_slice(b"ms\r\n");
+}
+
+/// A name from the configuration or the caller as a field value: visible ASCII only.
+fn push_header_text(out: &mut Vec<u8>, text: &str) {
+    out.extend(
+        text.bytes()
+            .map(|byte| if byte.is_ascii_graphic() || byte == b' ' { byte } else { b'?' }),
+    );
+}
+
+/// Decimal digits.
+pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn push_hex(out: &mut Vec<u8>, number: u64) {
+    let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
+    for index in (0..digits).rev() {
+        out.push(b"0123456789abcdef"[(number >> (4 * index) & 15) as usize]);
+    }
+}
+
+/// USD with nine decimals; `short` drops trailing zeros down to six.
+pub fn push_usd(out: &mut Vec<u8>, nusd: u64, short: bool) {
+    push_number(out, nusd / 1_000_000_000);
+    out.push(b'.');
+    let fraction = nusd % 1_000_000_000;
+    let mut divisor = 100_000_000;
+    let mut rest = fraction;
+    let mut written = 0;
+    while divisor > 0 {
+        if short && written >= 6 && rest == 0 {
+            break;
+        }
+        out.push(b'0' + (rest / divisor) as u8);
+        rest %= divisor;
+        divisor /= 10;
+        written += 1;
+    }
+}

@@ -1,0 +1,461 @@
+//! `_native.Gate` and `_native.Plan`: the two coarse calls of a request, converted.
+//!
+//! Both live on the worker's event loop thread only (`unsendable`); nothing here releases the GIL,
+//! as every call is shorter than releasing it would cost.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use modelux_core::cells::Cells;
+use modelux_core::exchange::{self, Fault, Step, push_rate};
+use modelux_core::gate::{self, Begin};
+use modelux_core::pricing::Catalogue;
+use modelux_core::ring::RingWriter;
+use modelux_core::snapshot::Snapshot;
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+use rustix::time::{ClockId, clock_gettime};
+
+const MORE: u8 = 0;
+const WRITE: u8 = 1;
+const DONE: u8 = 2;
+const FAILED: u8 = 3;
+const CUT: u8 = 4;
+
+/// More bytes are needed.
+#[pyclass(frozen, module = "modelux._native")]
+struct Need {
+    /// Bytes of the whole request once that is known, else 0.
+    #[pyo3(get)]
+    total_bytes: usize,
+    /// Where the head ends, where the body is chunked; else 0.
+    #[pyo3(get)]
+    head_bytes: usize,
+    #[pyo3(get)]
+    expect_continue: bool,
+}
+
+/// An answer that needs no provider.
+#[pyclass(frozen, module = "modelux._native")]
+struct Local {
+    #[pyo3(get)]
+    status: u16,
+    #[pyo3(get)]
+    body: Py<PyBytes>,
+    #[pyo3(get)]
+    consumed: usize,
+    #[pyo3(get)]
+    keep_alive: bool,
+    #[pyo3(get)]
+    head_only: bool,
+    #[pyo3(get)]
+    id: String,
+}
+
+/// A refused request.
+#[pyclass(unsendable, module = "modelux._native")]
+struct Refused {
+    inner: gate::Refused,
+}
+
+#[pymethods]
+impl Refused {
+    #[getter]
+    fn id(&self) -> &str {
+        &self.inner.subject.id
+    }
+    #[getter]
+    fn code(&self) -> &str {
+        self.inner.refusal.code
+    }
+    #[getter]
+    fn message(&self) -> &str {
+        &self.inner.refusal.message
+    }
+    #[getter]
+    fn param(&self) -> Option<&str> {
+        self.inner.refusal.param.as_deref()
+    }
+    #[getter]
+    fn allow(&self) -> Option<&str> {
+        self.inner.refusal.allow
+    }
+    #[getter]
+    fn retry_after_s(&self) -> Option<u64> {
+        self.inner.refusal.retry_after_s
+    }
+    #[getter]
+    fn consumed(&self) -> usize {
+        self.inner.consumed
+    }
+    #[getter]
+    fn keep_alive(&self) -> bool {
+        self.inner.keep_alive
+    }
+    #[getter]
+    fn head_only(&self) -> bool {
+        self.inner.head_only
+    }
+    /// `x-ratelimit-*` lines, or empty.
+    #[getter]
+    fn rate_lines<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let mut lines = Vec::new();
+        if let Some(rate) = self.inner.rate {
+            push_rate(&rate, &mut lines);
+        }
+        PyBytes::new(py, &lines)
+    }
+}
+
+/// The monotonic clock in microseconds, the one that Python's `time.monotonic_ns` reads.
+///
+/// Read here and not passed in: five integers a request made in Python cost more than the clock.
+/// The core still takes time as an argument.
+fn mono_us() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
+}
+
+/// The wall clock in microseconds since 1970, UTC.
+fn unix_us() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(now.tv_nsec).unwrap_or(0) / 1000
+}
+
+/// One worker's gate.
+#[pyclass(unsendable, module = "modelux._native")]
+struct Gate {
+    inner: Rc<RefCell<gate::Gate>>,
+}
+
+fn snapshot_from(document: &[u8], secrets: &HashMap<String, String>) -> PyResult<Snapshot> {
+    Snapshot::from_json(document, &|reference| secrets.get(reference).cloned())
+        .map_err(|fault| PyValueError::new_err(fault.to_string()))
+}
+
+#[pymethods]
+impl Gate {
+    #[new]
+    #[pyo3(signature = (snapshot, secrets, catalogue, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed))]
+    #[expect(clippy::too_many_arguments, reason = "called once, by keyword")]
+    fn new(
+        snapshot: &[u8],
+        secrets: HashMap<String, String>,
+        catalogue: &[u8],
+        cells_path: PathBuf,
+        ring_path: PathBuf,
+        ring_bytes: u64,
+        spill_dir: PathBuf,
+        spill_bytes_max: u64,
+        boot_id: &str,
+        slot: u32,
+        generation: u64,
+        seed: (u64, u64),
+    ) -> PyResult<Self> {
+        let snapshot = snapshot_from(snapshot, &secrets)?;
+        let catalogue = Catalogue::from_json(catalogue)
+            .map_err(|fault| PyValueError::new_err(fault.to_string()))?;
+        let os = |fault: std::io::Error| PyOSError::new_err(fault.to_string());
+        let cells = Cells::open(&cells_path).map_err(os)?;
+        let ring = RingWriter::create(
+            &ring_path,
+            ring_bytes,
+            &spill_dir,
+            spill_bytes_max,
+            boot_id,
+            slot,
+            generation,
+        )
+        .map_err(os)?;
+        let inner = gate::Gate::new(snapshot, catalogue, cells, ring, [seed.0, seed.1]);
+        Ok(Self { inner: Rc::new(RefCell::new(inner)) })
+    }
+
+    /// Use another configuration from the next request on.
+    fn load(&self, snapshot: &[u8], secrets: HashMap<String, String>) -> PyResult<()> {
+        let snapshot = snapshot_from(snapshot, &secrets)?;
+        self.inner.borrow_mut().load(snapshot);
+        Ok(())
+    }
+
+    /// Read one request from the start of `data`.
+    fn begin(
+        &self,
+        py: Python<'_>,
+        data: &Bound<'_, PyBytes>,
+        body: Option<&Bound<'_, PyBytes>>,
+        peer: &str,
+    ) -> PyResult<Py<PyAny>> {
+        let begun = self.inner.borrow_mut().begin(
+            data.as_bytes(),
+            body.map(|body| body.as_bytes()),
+            peer,
+            mono_us(),
+            unix_us(),
+        );
+        match begun {
+            Begin::Plan(plan) => {
+                let (source, range) = match body {
+                    Some(body) => (body, 0..body.as_bytes().len()),
+                    None => (data, plan.body_range()),
+                };
+                let plan = Plan {
+                    inner: *plan,
+                    gate: Rc::clone(&self.inner),
+                    source: source.clone().unbind(),
+                    range,
+                };
+                Ok(Py::new(py, plan)?.into_any())
+            }
+            other => answer_without_plan(py, other),
+        }
+    }
+
+    /// Refuse what was read of a request, for a reason that only the shell can know.
+    fn refuse(
+        &self,
+        py: Python<'_>,
+        data: &[u8],
+        code: &str,
+        message: &str,
+    ) -> PyResult<Py<PyAny>> {
+        let code = match code {
+            "client_timeout" => "client_timeout",
+            "body_too_large" => "body_too_large",
+            "invalid_request" => "invalid_request",
+            "internal_error" => "internal_error",
+            other => return Err(PyValueError::new_err(format!("no such refusal: {other}"))),
+        };
+        let begun =
+            self.inner.borrow_mut().refuse_unread(data, code, message, mono_us(), unix_us());
+        answer_without_plan(py, begun)
+    }
+
+    /// Write the record of a refused request.
+    fn record_refused(
+        &self,
+        refused: &Bound<'_, Refused>,
+        status: u16,
+        kind: &str,
+        body: &[u8],
+    ) {
+        let refused = refused.borrow();
+        self.inner.borrow_mut().record_refused(&refused.inner, status, kind, body, mono_us());
+    }
+
+    /// Requests in flight.
+    #[getter]
+    fn in_flight(&self) -> u32 {
+        self.inner.borrow().in_flight()
+    }
+}
+
+fn answer_without_plan(py: Python<'_>, begun: Begin) -> PyResult<Py<PyAny>> {
+    match begun {
+        Begin::Partial { need_bytes, expect_continue } => {
+            let need = Need { total_bytes: need_bytes, head_bytes: 0, expect_continue };
+            Ok(Py::new(py, need)?.into_any())
+        }
+        Begin::Chunked { head_bytes, expect_continue } => {
+            let need = Need { total_bytes: 0, head_bytes, expect_continue };
+            Ok(Py::new(py, need)?.into_any())
+        }
+        Begin::Local(local) => {
+            let answer = Local {
+                status: local.status,
+                body: PyBytes::new(py, &local.body).unbind(),
+                consumed: local.consumed,
+                keep_alive: local.keep_alive,
+                head_only: local.head_only,
+                id: local.id,
+            };
+            Ok(Py::new(py, answer)?.into_any())
+        }
+        Begin::Refused(refused) => Ok(Py::new(py, Refused { inner: *refused })?.into_any()),
+        Begin::Plan(_) => unreachable!("taken apart by the caller"),
+    }
+}
+
+/// One exchange that the gate let in.
+#[pyclass(unsendable, module = "modelux._native")]
+struct Plan {
+    inner: exchange::Plan,
+    gate: Rc<RefCell<gate::Gate>>,
+    source: Py<PyBytes>,
+    range: std::ops::Range<usize>,
+}
+
+fn step_tuple(py: Python<'_>, step: Step) -> PyResult<Bound<'_, PyTuple>> {
+    match step {
+        Step::More => (MORE, PyBytes::new(py, b"")).into_pyobject(py),
+        Step::Write(bytes) => (WRITE, PyBytes::new(py, &bytes)).into_pyobject(py),
+        Step::Done(bytes) => (DONE, PyBytes::new(py, &bytes)).into_pyobject(py),
+        Step::Failed => (FAILED, PyBytes::new(py, b"")).into_pyobject(py),
+        Step::Cut(bytes) => (CUT, PyBytes::new(py, &bytes)).into_pyobject(py),
+    }
+}
+
+#[pymethods]
+impl Plan {
+    #[getter]
+    fn id(&self) -> &str {
+        self.inner.id()
+    }
+    #[getter]
+    fn consumed(&self) -> usize {
+        self.inner.consumed()
+    }
+    #[getter]
+    fn provider_index(&self) -> usize {
+        self.inner.provider_index()
+    }
+    #[getter]
+    fn connect_timeout_us(&self) -> u64 {
+        self.inner.connect_timeout_ms() * 1000
+    }
+    #[getter]
+    fn deadline_us(&self) -> u64 {
+        self.inner.deadline_us()
+    }
+    #[getter]
+    fn reusable(&self) -> bool {
+        self.inner.reusable()
+    }
+    #[getter]
+    fn keep_alive(&self) -> bool {
+        self.inner.keep_alive()
+    }
+    #[getter]
+    fn ends_by_close(&self) -> bool {
+        self.inner.ends_by_close()
+    }
+    #[getter]
+    fn wants_fresh_connection(&self) -> bool {
+        self.inner.wants_fresh_connection()
+    }
+    #[getter]
+    fn has_provider_key(&self) -> bool {
+        self.inner.has_provider_key()
+    }
+
+    /// Close the caller's connection after this answer.
+    fn forbid_keep_alive(&mut self) {
+        self.inner.forbid_keep_alive();
+    }
+
+    /// The current attempt waits for a new connection from here on.
+    fn connecting(&mut self) {
+        self.inner.connecting(mono_us());
+    }
+
+    /// Return the bytes of the current attempt, which are to be written at once.
+    fn send<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let wire = PyBytes::new(py, self.inner.wire());
+        self.inner.sent(mono_us());
+        wire
+    }
+
+    /// Take in bytes of the answer.
+    fn answer<'py>(&mut self, py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyTuple>> {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        let step =
+            self.inner.answer(&mut self.gate.borrow_mut(), request_body, data, mono_us());
+        step_tuple(py, step)
+    }
+
+    /// Tell of something that is not bytes.
+    fn fault<'py>(&mut self, py: Python<'py>, fault: u8) -> PyResult<Bound<'py, PyTuple>> {
+        let fault = FAULTS
+            .get(usize::from(fault))
+            .ok_or_else(|| PyValueError::new_err(format!("no such fault: {fault}")))?;
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        let step =
+            self.inner.fault(&mut self.gate.borrow_mut(), request_body, fault.1, mono_us());
+        step_tuple(py, step)
+    }
+
+    /// Go on to the next attempt, if there is one.
+    fn next(&mut self, py: Python<'_>) -> bool {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        self.inner.next(request_body, mono_us())
+    }
+
+    /// All attempts so far: target, provider, outcome, status, limit in milliseconds.
+    fn outcomes(&self) -> Vec<(String, String, &'static str, Option<u16>, u64)> {
+        self.inner
+            .attempts()
+            .iter()
+            .map(|attempt| {
+                let (leaf, provider) = self.inner.target_of(attempt);
+                let outcome = attempt.outcome.map_or("unfinished", exchange::Outcome::name);
+                (
+                    leaf.label.clone(),
+                    provider.name.clone(),
+                    outcome,
+                    attempt.status,
+                    attempt.limit_ms,
+                )
+            })
+            .collect()
+    }
+
+    /// The last error answer's body, scrubbed, and whether it is whole.
+    fn error_body(&self) -> (String, bool) {
+        self.inner.error_body()
+    }
+
+    #[getter]
+    fn error_retry_after(&self) -> Option<&str> {
+        self.inner.error_retry_after()
+    }
+
+    /// Head lines that every answer of this plan carries.
+    fn own_lines<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let mut lines = Vec::new();
+        self.inner.push_own_lines(&mut lines);
+        PyBytes::new(py, &lines)
+    }
+
+    /// Nobody could serve: record what the caller is told instead.
+    fn give_up(&mut self, py: Python<'_>, status: u16, kind: &str, code: &str, message: &str) {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        self.inner.give_up(
+            &mut self.gate.borrow_mut(),
+            request_body,
+            status,
+            (kind, code, message),
+            mono_us(),
+        );
+    }
+}
+
+const FAULTS: [(&str, Fault); 6] = [
+    ("FAULT_CONNECT", Fault::Connect),
+    ("FAULT_TIMEOUT", Fault::Timeout),
+    ("FAULT_RESET", Fault::Reset),
+    ("FAULT_EOF", Fault::Eof),
+    ("FAULT_CALLER_GONE", Fault::CallerGone),
+    ("FAULT_SHUTDOWN", Fault::Shutdown),
+];
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Gate>()?;
+    module.add_class::<Plan>()?;
+    module.add_class::<Refused>()?;
+    module.add_class::<Local>()?;
+    module.add_class::<Need>()?;
+    module.add("STEP_MORE", MORE)?;
+    module.add("STEP_WRITE", WRITE)?;
+    module.add("STEP_DONE", DONE)?;
+    module.add("STEP_FAILED", FAILED)?;
+    module.add("STEP_CUT", CUT)?;
+    for (code, (name, _)) in FAULTS.iter().enumerate() {
+        module.add(*name, code)?;
+    }
+    Ok(())
+}
