@@ -281,6 +281,12 @@ impl Figures {
         let audio_input = figure(self.audio_input);
         let image_input = figure(self.image_input);
         let audio_output = figure(self.audio_output);
+        // Cached audio is reported as both, and so may be spoken reasoning: what fits one by
+        // one but not together overlaps, and the dearer part keeps it. What does not even fit
+        // alone contradicts the side's figure, and is charged beside it.
+        let media = audio_input + image_input;
+        let cached = without_overlap(cached, media, prompt.saturating_sub(cache_write), prompt);
+        let reasoning = without_overlap(reasoning, audio_output, completion, completion);
         Some(Usage {
             input_tokens: prompt
                 .saturating_sub(cached + cache_write + audio_input + image_input),
@@ -294,6 +300,15 @@ impl Figures {
             audio_output_tokens: audio_output,
         })
     }
+}
+
+/// `part` without what it shares with `other`, if both fit in `room` only by overlapping.
+fn without_overlap(part: u64, other: u64, room: u64, whole: u64) -> u64 {
+    if part > whole || other > whole {
+        return part;
+    }
+    let excess = (part + other).saturating_sub(room);
+    part - excess.min(part).min(other)
 }
 
 /// llama.cpp's `timings`: `prompt_n` were processed, `cache_n` came from its cache.
@@ -453,6 +468,24 @@ mod tests {
         assert_eq!(
             (outside.input_tokens, outside.cached_tokens, outside.output_tokens),
             (10, 1000, 5)
+        );
+    }
+
+    #[test]
+    fn what_overlaps_is_counted_once_as_the_dearer_part() {
+        let spoken = usage(
+            r#"{"prompt_tokens":20,"completion_tokens":4,"total_tokens":24,
+                "prompt_tokens_details":{"cached_tokens":18,"audio_tokens":10},
+                "completion_tokens_details":{"reasoning_tokens":3,"audio_tokens":4}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (spoken.input_tokens, spoken.cached_tokens, spoken.audio_input_tokens),
+            (0, 10, 10)
+        );
+        assert_eq!(
+            (spoken.output_tokens, spoken.reasoning_tokens, spoken.audio_output_tokens),
+            (0, 0, 4)
         );
     }
 
