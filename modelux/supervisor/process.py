@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import traceback
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -36,7 +37,7 @@ from modelux.supervisor.options import ServeOptions, Source, write_reload
 from modelux.supervisor.refusal import Refusal
 from modelux.supervisor.restart import CrashLoop
 from modelux.supervisor.shutdown import Alive, Order, Shutdown, Stage
-from modelux.supervisor.sockets import bind_shared, bind_single, bound_address
+from modelux.supervisor.sockets import bind_shared, bind_single, bound_address, reachable
 from modelux.units import US_PER_MS, US_PER_S, MonoUs
 
 TURN_MS: Final = 100
@@ -88,6 +89,7 @@ class Supervisor:
         self._workers = [Child(f"worker.{slot}") for slot in range(options.workers)]
         self._writer = Child("writer")
         self._control = Child("control")
+        self._children = (*self._workers, self._writer, self._control)
         self._crash_loop = CrashLoop()
         self._refusal = Refusal()
         timeout_us = round(options.heartbeat_timeout_s * US_PER_S)
@@ -111,13 +113,15 @@ class Supervisor:
         """
         wakeup_fd = _wake_on_signals()
         lock = ServeLock.take(self._options.data_dir)
-        shared = self._prepare()
+        try:
+            shared = self._prepare()
+        except OSError as failure:
+            raise StoreError(f"cannot start: {failure}") from failure
         poll = select.poll()
         poll.register(wakeup_fd, select.POLLIN)
         self._turn(shared, set())
         while self._shutdown.stage is not Stage.ENDED:
-            quick = self._mode == MODE_STARTING or self._shutdown.stage is not Stage.SERVING
-            poll.poll(STARTING_TURN_MS if quick else TURN_MS)
+            poll.poll(self._wait_ms(mono_us()))
             self._turn(shared, _take_signals(wakeup_fd))
         self._refusal.close()
         lock.release()
@@ -151,35 +155,48 @@ class Supervisor:
         write_reload(options.data_dir, (), unix_us())
         return shared
 
+    def _wait_ms(self, now_us: MonoUs) -> int:
+        """Return how long to wait for a signal: less than a turn if a worker is due before."""
+        if self._mode == MODE_STARTING or self._shutdown.stage is not Stage.SERVING:
+            return STARTING_TURN_MS
+        dues_us = [child.due_us for child in self._workers if child.due_us is not None]
+        return max(1, min([TURN_MS, *(-(-(due - now_us) // US_PER_MS) for due in dues_us)]))
+
     def _turn(self, shared: Shared, signals: set[int]) -> None:
+        """Do what is due. Whatever goes wrong in it, the way to the end stays open."""
         now_us = mono_us()
-        self._take(shared, now_us, signals)
-        self._reap(shared, now_us)
-        self._start_due(shared, now_us)
-        if self._shutdown.stage is Stage.SERVING:
-            self._judge(shared, now_us)
-            if self._source.has_changed():
-                self._republish(shared)
-        self._show_mode(shared, now_us)
-        self._refuse(shared, now_us)
-        if now_us - self._readers_checked_us >= CHECK_READERS_EVERY_US:
-            self._check_readers(shared, now_us)
-        for order in self._shutdown.step(now_us, self._alive()):
-            self._obey(shared, order)
-
-    # --- signals ---------------------------------------------------------------------------
-
-    def _take(self, shared: Shared, now_us: MonoUs, signals: set[int]) -> None:
         if signal.SIGTERM in signals:
             self._log.info("terminating", stage=self._shutdown.stage.name.lower())
             self._shutdown.terminate(now_us)
         if signal.SIGINT in signals:
             self._log.info("interrupted")
             self._shutdown.hurry()
+        try:
+            self._watch_over(shared, now_us, signals)
+        except Exception as bug:  # noqa: BLE001 - a gateway that serves must not end by this.
+            shared.cells.add("bugs_control", 1)
+            what = "".join(traceback.format_exception(bug))
+            self._log.error("bug", where="supervisor", what=what)  # noqa: TRY400
+        for order in self._shutdown.step(now_us, self._alive()):
+            self._obey(shared, order)
+
+    def _watch_over(self, shared: Shared, now_us: MonoUs, signals: set[int]) -> None:
+        self._reap(shared, now_us)
+        self._start_due(shared, now_us)
         if signal.SIGUSR2 in signals:
             self._log.warning("replacing_workers_is_not_available", signal="SIGUSR2")
-        if signal.SIGHUP in signals and self._shutdown.stage is Stage.SERVING:
-            self._reload(shared)
+        if self._shutdown.stage is Stage.SERVING:
+            self._judge(shared, now_us)
+            if signal.SIGHUP in signals:
+                self._reload(shared)
+            elif self._source.has_changed():
+                self._republish(shared)
+        self._show_mode(shared, now_us)
+        self._refuse(shared, now_us)
+        if now_us - self._readers_checked_us >= CHECK_READERS_EVERY_US:
+            self._check_readers(shared, now_us)
+
+    # --- the snapshot ----------------------------------------------------------------------
 
     def _reload(self, shared: Shared) -> None:
         faults: list[str] = []
@@ -214,7 +231,7 @@ class Supervisor:
     # --- children --------------------------------------------------------------------------
 
     def _reap(self, shared: Shared, now_us: MonoUs) -> None:
-        for child in (*self._workers, self._writer, self._control):
+        for child in self._children:
             death = child.reap(now_us)
             if death is None:
                 continue
@@ -403,7 +420,7 @@ class Supervisor:
             state_dir=str(shared.state.path),
             start_ms=(now_us - self._started_us) // US_PER_MS,
         )
-        for line in self._source.greeting(f"http://{address}/v1"):
+        for line in self._source.greeting(f"http://{reachable(address)}/v1"):
             self._log.say(line)
 
     # --- the end ---------------------------------------------------------------------------

@@ -79,6 +79,12 @@ def bound_address(listener: socket.socket) -> Address:
     return Address(host, port)
 
 
+def reachable(address: Address) -> Address:
+    """Return where a caller on this machine reaches what listens on the address."""
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound.
+    return Address(loopback.get(address.host, address.host), address.port)
+
+
 def _bind(address: Address, *, shared: bool) -> socket.socket:
     try:
         found = socket.getaddrinfo(

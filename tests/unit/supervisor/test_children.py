@@ -27,7 +27,6 @@ def reaped(child: Child) -> Death:
 def test_a_child_that_fails_is_due_again_after_its_pause() -> None:
     child = Child("worker.0")
     child.start(FAILS, dict(os.environ), mono_us())
-    assert child.due_us is None
     death = reaped(child)
     assert (death.name, death.why) == ("worker.0", "exit code 1")
     assert child.pid is None

@@ -11,6 +11,7 @@ from modelux.supervisor.sockets import (
     bind_single,
     bound_address,
     parse_address,
+    reachable,
 )
 
 
@@ -68,3 +69,9 @@ def test_an_address_of_another_machine_is_refused() -> None:
 def test_a_host_that_is_no_name_is_refused() -> None:
     with pytest.raises(ListenError, match="no such host"):
         bind_single(Address("no such host", 0))
+
+
+def test_what_listens_on_all_addresses_is_reached_on_the_loopback() -> None:
+    assert str(reachable(Address("0.0.0.0", 1))) == "127.0.0.1:1"
+    assert str(reachable(Address("::", 1))) == "[::1]:1"
+    assert str(reachable(Address("10.0.0.1", 1))) == "10.0.0.1:1"
