@@ -27,6 +27,7 @@ __all__ = [
     "Refused",
     "RequestHead",
     "ResponseHead",
+    "RingBusyError",
     "RingError",
     "RingReader",
     "RingWriter",
@@ -223,6 +224,9 @@ class Gate:
 
 class RingError(Exception):
     """A trace ring that cannot be read: another layout or boot, damaged, read by another."""
+
+class RingBusyError(RingError):
+    """Another process reads this ring; it may be free a little later."""
 
 @final
 class RingWriter:

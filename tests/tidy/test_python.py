@@ -13,6 +13,7 @@ BROAD_EXCEPTS: Final = frozenset(
     {
         "modelux.control.app.errors_in_our_shape.answer",
         "modelux.supervisor.process.Supervisor._turn",
+        "modelux.writer.loop.TraceWriter._store_all",
     }
 )
 

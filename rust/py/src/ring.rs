@@ -15,9 +15,17 @@ create_exception!(
     "A trace ring that cannot be read: another layout or boot, damaged, or read by another."
 );
 
+create_exception!(
+    modelux._native,
+    RingBusyError,
+    RingError,
+    "Another process reads this ring; it may be free a little later."
+);
+
 fn to_python(fault: RingFault) -> PyErr {
     match fault {
         RingFault::Io(error) => error.into(),
+        RingFault::HasReader => RingBusyError::new_err(fault.to_string()),
         other => RingError::new_err(other.to_string()),
     }
 }
@@ -203,6 +211,7 @@ impl PyRingReader {
 
 /// Add this file's names to the module.
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("RingBusyError", module.py().get_type::<RingBusyError>())?;
     module.add("RingError", module.py().get_type::<RingError>())?;
     module.add_class::<PyRingWriter>()?;
     module.add_class::<PyRingReader>()

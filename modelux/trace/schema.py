@@ -1,0 +1,126 @@
+"""The tables of a day's database, and how it is opened.
+
+`records` has a column for what is searched by and the rest of the record compressed in `meta`;
+`tags` is the index of tags; `rollups` sums each minute for the report, with histograms for its
+percentiles; `totals` sums the day for `/metrics`; `rings` keeps what drained rings had counted.
+Rollups and totals outlive the records.
+"""
+
+import sqlite3
+import urllib.parse
+from pathlib import Path
+from typing import Final
+
+from modelux.errors import StoreError
+
+SCHEMA_VERSION: Final = 1
+BUSY_TIMEOUT_MS: Final = 5_000
+"""Two writers meet only while one of them is ending; readers never block anybody (WAL)."""
+
+KEPT_TABLES: Final = ("rollups", "totals", "rings")
+"""What stays of a day when its records go."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS records (
+  seq INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  ts INTEGER NOT NULL,
+  project TEXT NOT NULL,
+  route TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  model TEXT NOT NULL,
+  model_requested TEXT NOT NULL,
+  status INTEGER NOT NULL,
+  end_user TEXT NOT NULL,
+  trace_id TEXT NOT NULL,
+  conversation_id TEXT NOT NULL,
+  total_us INTEGER,
+  cost_nusd INTEGER,
+  bodies TEXT NOT NULL,
+  body_hour INTEGER,
+  body_part INTEGER,
+  body_offset INTEGER,
+  body_length INTEGER,
+  meta BLOB NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS records_ts ON records (ts);
+CREATE INDEX IF NOT EXISTS records_trace_id ON records (trace_id) WHERE trace_id <> '';
+CREATE INDEX IF NOT EXISTS records_conversation_id ON records (conversation_id)
+  WHERE conversation_id <> '';
+CREATE INDEX IF NOT EXISTS records_end_user ON records (end_user, ts) WHERE end_user <> '';
+CREATE TABLE IF NOT EXISTS tags (
+  key TEXT NOT NULL, value TEXT NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY (key, value, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rollups (
+  minute INTEGER NOT NULL,
+  project TEXT NOT NULL, route TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL,
+  requests INTEGER NOT NULL, errors INTEGER NOT NULL, unpriced INTEGER NOT NULL,
+  cost_nusd INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+  latency BLOB NOT NULL, ttft BLOB NOT NULL,
+  PRIMARY KEY (minute, project, route, provider, model)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS totals (
+  kind TEXT NOT NULL, labels TEXT NOT NULL, bucket INTEGER NOT NULL,
+  count INTEGER NOT NULL, sum INTEGER NOT NULL,
+  PRIMARY KEY (kind, labels, bucket)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rings (
+  slot INTEGER NOT NULL, generation INTEGER NOT NULL,
+  accepted INTEGER NOT NULL, spilled INTEGER NOT NULL, bodies_cut INTEGER NOT NULL,
+  bodies_shed INTEGER NOT NULL, large_bodies_shed INTEGER NOT NULL, lost INTEGER NOT NULL,
+  PRIMARY KEY (slot, generation)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def open_day(path: Path) -> sqlite3.Connection:
+    """Open a day's database for writing, making it where it is not there yet.
+
+    Durable against the death of any process; a power loss may take the last seconds, never
+    the file (WAL with `synchronous=NORMAL`).
+
+    Raises:
+        StoreError: Made by a newer build.
+        sqlite3.Error: Damaged, or it cannot be written.
+    """
+    is_new = not path.exists()
+    # Every transaction is begun and ended by name; Python's own guesses stay out of it.
+    day = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1_000)
+    try:
+        if is_new:
+            path.chmod(0o600)
+        day.execute("PRAGMA journal_mode = WAL")
+        day.execute("PRAGMA synchronous = NORMAL")
+        # 16 MiB between checkpoints: fewer fsyncs than the default 4.
+        day.execute("PRAGMA wal_autocheckpoint = 4096")
+        version = day.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path}: written by a newer modelux (schema {version}, this one writes "
+                f"{SCHEMA_VERSION}): use that one, or move the file away"
+            )
+        if version < SCHEMA_VERSION:
+            day.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
+    except BaseException:
+        day.close()
+        raise
+    return day
+
+
+def open_day_to_read(path: Path) -> sqlite3.Connection:
+    """Open a day's database for reading only; whoever writes it is not disturbed.
+
+    Raises:
+        sqlite3.Error: It is not there, or cannot be read.
+    """
+    uri = f"file:{urllib.parse.quote(str(path))}?mode=ro"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1_000)
+
+
+def is_damaged(failure: sqlite3.Error) -> bool:
+    """Return whether an error says that the file itself is broken."""
+    code = failure.sqlite_errorcode if hasattr(failure, "sqlite_errorcode") else 0
+    return code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}

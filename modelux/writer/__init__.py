@@ -1,0 +1,1 @@
+"""The trace writer: the process that takes traces out of the workers' rings and stores them."""
