@@ -45,6 +45,13 @@ STREAM_HOLD_BYTES_MAX: Final = 64 * KIB
 SSE_EVENT_BYTES_MAX: Final = 1 * MIB
 """An event beyond this is relayed but no longer inspected."""
 
+USAGE_HOLD_BYTES_MAX: Final = 64 * KIB
+"""Held of an event that may still be the usage event we asked for; a larger one is relayed.
+Usage events have under 1 KiB."""
+
+ERROR_EVENT_BYTES_MAX: Final = 64 * KIB
+"""Kept of an error that comes inside a stream; its message is for people to read."""
+
 INTERIM_ANSWERS_MAX: Final = 16
 """1xx answers skipped before one final answer; more is a provider that never answers."""
 

@@ -21,7 +21,7 @@ use memchr::memmem::Finder;
 use crate::json::{Cursor, JsonFault, Kind};
 use crate::usage::{Report, Usage};
 
-/// A larger event is relayed but not looked at; as `limits.py` says.
+/// A larger event is relayed but not looked at; this and the next two as `limits.py` says.
 pub const EVENT_BYTES_MAX: usize = 1 << 20;
 /// What cut mode holds of one event; a larger one is never cut.
 pub const HOLD_BYTES_MAX: usize = 64 << 10;

@@ -12,13 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelux import _native
-from modelux.limits import KIB, SSE_EVENT_BYTES_MAX
+from modelux.limits import ERROR_EVENT_BYTES_MAX, SSE_EVENT_BYTES_MAX, USAGE_HOLD_BYTES_MAX
 from tests import corpus
 from tests.corpus import Exchange, Json
 from tests.unit.wire.strict_json import Members, Value, parse
 from tests.unit.wire.test_usage import assert_agrees
 
-HOLD_BYTES_MAX: Final = 64 * KIB
 BOM: Final = b"\xef\xbb\xbf"
 LINE: Final = re.compile(rb"([^\r\n]*)(\r\n|\r|\n|\Z)")
 
@@ -56,7 +55,11 @@ class Event:
 
     def is_usage(self) -> bool:
         """Whether this is what a caller who did not ask for usage must not see."""
-        if self.data is None or self.type == b"error" or self.end - self.start > HOLD_BYTES_MAX:
+        if (
+            self.data is None
+            or self.type == b"error"
+            or self.end - self.start > USAGE_HOLD_BYTES_MAX
+        ):
             return False
         try:
             value = parse(self.data.strip(b" \t\r\n"))
@@ -463,6 +466,12 @@ def test_an_error_keeps_its_data_wherever_it_comes() -> None:
     assert follow([text], cut_usage=True).error_event is None
 
 
+def test_a_huge_error_is_kept_in_part() -> None:
+    error = chunk(error={"message": "x" * ERROR_EVENT_BYTES_MAX})
+    kept = follow([error], cut_usage=True).error_event
+    assert kept == error.removeprefix(b"data: ")[:ERROR_EVENT_BYTES_MAX]
+
+
 def test_a_byte_order_mark_is_passed_on_and_over() -> None:
     seen = follow(cut_every(BOM + USAGE + DONE, 1), cut_usage=True)
     assert seen.relayed == BOM + DONE
@@ -492,7 +501,7 @@ def test_a_comment_is_never_held() -> None:
 
 @pytest.mark.parametrize("length", [1000, 3 * SSE_EVENT_BYTES_MAX])
 def test_an_event_that_is_too_large_is_relayed_but_not_held(length: int) -> None:
-    large = USAGE.replace(b'"c1"', b'"' + b"c" * HOLD_BYTES_MAX + b'"')
+    large = USAGE.replace(b'"c1"', b'"' + b"c" * USAGE_HOLD_BYTES_MAX + b'"')
     for pieces in ([large + DONE], cut_every(large + DONE, length)):
         seen = follow(pieces, cut_usage=True)
         assert seen.relayed == large + DONE
