@@ -258,5 +258,9 @@ class ConfigError(Exception):
         self.faults = faults
 
 
+class RefusedError(Exception):
+    """An operator asked for what cannot be done; nothing has changed, the message says why."""
+
+
 class StoreError(Exception):
     """A file or shared memory of ours cannot be used; the message says which and why."""

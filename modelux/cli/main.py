@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Protocol, cast
 
 from modelux import __version__
-from modelux.errors import ConfigError, StoreError
+from modelux.errors import ConfigError, RefusedError, StoreError
 from modelux.log import printable
 
 EXIT_DONE: Final = 0
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in failure.faults:
             sys.stderr.write(f"{printable(fault)}\n")
         return EXIT_CONFIG
-    except StoreError as failure:
+    except (RefusedError, StoreError) as failure:
         sys.stderr.write(f"modelux: {printable(str(failure))}\n")
         return EXIT_FAILURE
     except BrokenPipeError:

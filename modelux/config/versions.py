@@ -35,7 +35,7 @@ from modelux.config.routing import (
     read_routing,
 )
 from modelux.domain import Secret
-from modelux.errors import ConfigError
+from modelux.errors import ConfigError, RefusedError
 from modelux.units import UnixUs
 
 FILE_ACTOR: Final = "file"
@@ -303,7 +303,7 @@ class ControlDb:
         Raises:
             ConfigError: What would be live could not serve; nothing has changed.
         """
-        faults = faults or Faults(who.source)
+        faults = Faults(who.source) if faults is None else faults
         with self._database.transaction():
             row = self.route(project, slug) or self._make_route(project, slug)
             content = canonical(encode(routing))
@@ -340,7 +340,8 @@ class ControlDb:
             The route as it stood before; its live version tells whether anything changed.
 
         Raises:
-            ConfigError: There is no such route or version, or it could not serve any more.
+            RefusedError: There is no such route or version.
+            ConfigError: It could not serve any more; nothing has changed.
         """
         with self._database.transaction():
             row = self._existing(project, slug)
@@ -356,7 +357,8 @@ class ControlDb:
             The route as it stood before, and the version that is live.
 
         Raises:
-            ConfigError: There is none, or it could not serve any more.
+            RefusedError: There is none.
+            ConfigError: It could not serve any more; nothing has changed.
         """
         with self._database.transaction():
             row = self._existing(project, slug)
@@ -367,8 +369,8 @@ class ControlDb:
 
     def _move(self, config: Config, row: RouteRow, version: int, kind: str, who: Who) -> None:
         if self.version(row, version) is None:
-            raise ConfigError(
-                [f"@{row.slug} has no version {version}; it has 1 to {row.latest}"]
+            raise RefusedError(
+                f"@{row.slug} has no version {version}; it has 1 to {row.latest}"
             )
         before = None if row.live is None else row.live.version
         if before == version:
@@ -397,18 +399,16 @@ class ControlDb:
         if row.live is None and trail:
             return trail[-1]
         if len(trail) < 2:
-            raise ConfigError([f"@{row.slug} has no earlier version to go back to"])
+            raise RefusedError(f"@{row.slug} has no earlier version to go back to")
         return trail[-2]
 
     def _existing(self, project: str, slug: str) -> RouteRow:
         row = self.route(project, slug)
         if row is None:
             slugs = [other.slug for other in self.routes(project)]
-            raise ConfigError(
-                [
-                    f"unknown routing config @{slug} in project {shown(project)}"
-                    + hint(slug, slugs)
-                ]
+            raise RefusedError(
+                f"unknown routing config @{slug} in project {shown(project)}"
+                + hint(slug, slugs)
             )
         return row
 
@@ -599,19 +599,17 @@ class ControlDb:
             False where it was revoked already.
 
         Raises:
-            ConfigError: There is none, or the file declares it.
+            RefusedError: There is none, or the file declares it.
         """
         with self._database.transaction():
             keys = {row.id: row for row in self.key_rows()}
             row = keys.get(key_id)
             if row is None:
-                raise ConfigError([f"unknown key {shown(key_id)}{hint(key_id, keys)}"])
+                raise RefusedError(f"unknown key {shown(key_id)}{hint(key_id, keys)}")
             if row.origin == "file" and row.revoked_at is None:
-                raise ConfigError(
-                    [
-                        f"key {shown(key_id)} is declared in the configuration file: take it "
-                        "out of there, then `modelux check --apply`"
-                    ]
+                raise RefusedError(
+                    f"key {shown(key_id)} is declared in the configuration file: take it "
+                    "out of there, then `modelux check --apply`"
                 )
             if row.revoked_at is not None:
                 return False

@@ -1,0 +1,142 @@
+"""`modelux check`: is the configuration valid, and what would loading it change?
+
+`--apply` makes the running server load it and waits for the outcome; with no server running it
+is applied to `control.db`, where the next start finds it.
+"""
+
+import argparse
+import json
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from modelux import clock
+from modelux.cli.deployment import add_data_dir, login, remark, write
+from modelux.config.database import FILE_NAME
+from modelux.config.file import data_dir_of, find_config, load_config
+from modelux.config.model import Config
+from modelux.config.versions import FILE_ACTOR, Change, ControlDb
+from modelux.errors import ConfigError, StoreError
+from modelux.store.layout import RELOAD_FILE
+from modelux.supervisor.configuration import ollama_models
+from modelux.supervisor.lock import serving_pid
+from modelux.supervisor.options import last_reload_seq
+from modelux.units import US_PER_S
+
+RELOAD_WAIT_US: Final = 30 * US_PER_S
+RELOAD_LOOK_S: Final = 0.02
+_SIGNS: Final = {"added": "+", "removed": "-", "retired": "-"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "--apply", action="store_true", help="make the running server load the configuration"
+    )
+    add_data_dir(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and, if asked, apply; return the exit code.
+
+    Raises:
+        ConfigError: With every fault; nothing has changed.
+        StoreError: `control.db` cannot be used, or the server did not answer.
+    """
+    path = find_config(args.config, args.environ)
+    named = args.data_dir.resolve() if args.data_dir else None
+    pid = serving_pid(named or data_dir_of(path))
+    # A running server follows references in its own environment, not in the operator's.
+    with_secrets = not (args.apply and pid is not None)
+    config = load_config(path, args.environ, probe=ollama_models, with_secrets=with_secrets)
+    data_dir = named or config.server.data_dir
+    is_kept = (data_dir / FILE_NAME).exists()
+    db = ControlDb(data_dir if is_kept or args.apply else None)
+    try:
+        changes = db.plan_config(config)
+        _tell(config, changes)
+        if args.apply and pid is None:
+            why = f"modelux check --apply by {login()}"
+            db.apply_config(config, actor=FILE_ACTOR, source=config.source, why=why)
+    finally:
+        db.close()
+    if not args.apply:
+        return 0
+    if pid is None:
+        write("applied; no server is running, the next start serves it")
+        return 0
+    wait_for_reload(pid, data_dir)
+    write(f"applied by the running server (process {pid})")
+    return 0
+
+
+def _tell(config: Config, changes: Sequence[Change]) -> None:
+    if changes:
+        write(f"{config.source} is valid; loading it changes:")
+        write(*(f"  {change_line(change)}" for change in changes))
+    else:
+        write(f"{config.source} is valid; loading it changes nothing")
+    if config.makes_default_key:
+        remark("no project is declared: the first start makes a key for `default`")
+
+
+def change_line(change: Change) -> str:
+    """Return a change as a line for people: `~ route @production: v3 -> v4`."""
+    noun, _, verb = change.action.partition(".")
+    sign = _SIGNS.get(verb, "~")
+    detail = change.detail
+    if noun == "route":
+        before, after = detail["from"], detail["to"]
+        versions = " -> ".join(f"v{one}" for one in (before, after) if one is not None)
+        ending = ", retired" if verb == "retired" else ""
+        return f"{sign} {change.resource}: {versions}{ending}"
+    if noun == "key" and verb == "changed":
+        what = "its value" if detail["value"] else "its options"
+        return f"{sign} {change.resource}: {what}"
+    if verb == "changed":
+        return f"{sign} {change.resource}: {', '.join(sorted(detail))}"
+    return f"{sign} {change.resource}"
+
+
+def wait_for_reload(pid: int, data_dir: Path) -> None:
+    """Ask a running server to load its configuration, and wait until it has.
+
+    Raises:
+        ConfigError: It refused, with its faults.
+        StoreError: It is gone, is somebody else's, or says nothing for too long.
+    """
+    before = last_reload_seq(data_dir)
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except OSError as failure:
+        raise StoreError(
+            f"the running server (process {pid}) cannot be told: {failure.strerror}"
+        ) from failure
+    deadline = clock.mono_us() + RELOAD_WAIT_US
+    while clock.mono_us() < deadline:
+        outcome = _outcome(data_dir)
+        if outcome.get("seq", 0) != before and "ok" in outcome:
+            faults = outcome.get("faults")
+            if not outcome["ok"]:
+                lines = [str(fault) for fault in faults] if isinstance(faults, list) else []
+                raise ConfigError(lines or ["the running server refused the configuration"])
+            return
+        if serving_pid(data_dir) != pid:
+            raise StoreError(
+                f"the running server (process {pid}) ended before it had loaded it"
+            )
+        clock.pause_s(RELOAD_LOOK_S)
+    raise StoreError(
+        f"the running server (process {pid}) has not answered for "
+        f"{RELOAD_WAIT_US // US_PER_S} s; its log says why"
+    )
+
+
+def _outcome(data_dir: Path) -> Mapping[str, object]:
+    try:
+        found = json.loads((data_dir / RELOAD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
