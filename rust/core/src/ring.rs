@@ -480,6 +480,8 @@ pub struct RingReader {
     spill_at: u64,
     goal: u64,
     spill_goal: u64,
+    /// Whether `read` has returned traces that `commit` has not freed yet.
+    has_unsettled: bool,
 }
 
 impl RingReader {
@@ -536,6 +538,7 @@ impl RingReader {
             spill_at: spill_tail,
             goal: tail,
             spill_goal: spill_tail,
+            has_unsettled: false,
         })
     }
 
@@ -575,6 +578,11 @@ impl RingReader {
                 Err(fault) => return Err(fault),
             }
         }
+        self.has_unsettled |= !traces.is_empty();
+        if !self.has_unsettled {
+            // Bodies in the spill may lie behind the last record: they are over too.
+            self.commit()?;
+        }
         Ok(traces)
     }
 
@@ -583,6 +591,7 @@ impl RingReader {
     /// # Errors
     /// A spill segment that cannot be deleted; its room is counted as free all the same.
     pub fn commit(&mut self) -> io::Result<()> {
+        self.has_unsettled = false;
         self.mapped.word(TAIL_OFFSET).store(self.read_at, Ordering::Release);
         if self.read_at != self.goal || self.spill_at != self.spill_goal {
             // Records up to the head may still name bodies before the spill mark.
@@ -992,6 +1001,22 @@ mod tests {
         SpillName::new(dirs.0.path(), 0, 1).remove_all().unwrap();
         let traces = dirs.reader().read(10).unwrap();
         assert_eq!((traces.len(), traces[0].bodies), (1, Bodies::Shed));
+    }
+
+    #[test]
+    fn bodies_behind_the_last_record_do_not_keep_a_dead_ring_from_being_drained() {
+        let dirs = Dirs::new();
+        let mut writer = dirs.writer(RING_BYTES_MIN, 4 << 20);
+        writer.append(b"{}", &vec![1; 40 * KIB], b"", Bodies::Kept);
+        drop(writer);
+        let mut reader = dirs.reader();
+        // The spill is passed only by the second look, which finds no record any more.
+        assert_eq!(reader.read(1).unwrap().len(), 1);
+        reader.commit().unwrap();
+        assert!(reader.read(1).unwrap().is_empty());
+        assert!(reader.is_drained());
+        reader.remove().unwrap();
+        assert_eq!(dirs.files(), 0);
     }
 
     #[test]
