@@ -238,7 +238,7 @@ class Supervisor:
             self._check_readers(shared, now_us)
             if self._is_expected(child):
                 child.retire()
-                self._log.debug("ended", child=death.name, pid=death.pid, why=death.why)
+                self._log.debug("ended", child=death.name, child_pid=death.pid, why=death.why)
                 continue
             self._mourn(shared, child, death, now_us)
 
@@ -251,7 +251,7 @@ class Supervisor:
         self._log.error(
             "died",
             child=death.name,
-            pid=death.pid,
+            child_pid=death.pid,
             why=death.why,
             lived_s=round(death.lived_us / US_PER_S, 3),
             restart_in_s=round(pause_s, 3),
@@ -292,7 +292,7 @@ class Supervisor:
         except OSError as failure:
             self._log.error("cannot_start", child=child.name, why=failure.strerror)
             return
-        self._log.debug("started", child=child.name, pid=child.pid)
+        self._log.debug("started", child=child.name, child_pid=child.pid)
 
     def _worker_program(self, shared: Shared, slot: int, generation: int) -> Program:
         listen_fd = shared.listeners[slot].fileno()
@@ -360,7 +360,7 @@ class Supervisor:
         self._log.error(
             "stalled",
             child=child.name,
-            pid=child.pid,
+            child_pid=child.pid,
             quiet_s=round(quiet_us / US_PER_S, 3),
             stopped=late.is_stopped,
         )
