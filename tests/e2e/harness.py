@@ -330,6 +330,7 @@ def serve(
     *,
     server: str = "",
     workers: int = 1,
+    drain_delay_s: int = 0,
     env: Mapping[str, str] | None = None,
     expect: int | None = 0,
 ) -> Iterator[Gateway]:
@@ -340,6 +341,7 @@ def serve(
         config: Everything but the `[server]` table, as TOML.
         server: More lines of the `[server]` table.
         workers: How many.
+        drain_delay_s: How long connections are accepted after SIGTERM.
         env: Added to the environment; the keys of this module are always there.
         expect: The exit code that SIGTERM must lead to.
     """
@@ -349,7 +351,8 @@ def serve(
         "[server]\n"
         f'listen = "{HOST}:{port}"\ncontrol_listen = "{HOST}:{control_port}"\n'
         f'data_dir = "{folder / "data"}"\nstate_dir = "{folder / "state"}"\n'
-        f"workers = {workers}\ndrain_delay_s = 0\ndrain_s = 5\n{server}\n{config}",
+        f"workers = {workers}\ndrain_delay_s = {drain_delay_s}\ndrain_s = 5\n"
+        f"{server}\n{config}",
         "utf-8",
     )
     environment = {KEY_VARIABLE: KEY, PROVIDER_KEY_VARIABLE: PROVIDER_KEY, **(env or {})}
