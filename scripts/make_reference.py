@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from modelux.cli.main import WORDS
+from modelux.config.model import reference
 from modelux.control.metrics import METRICS
 from modelux.errors import ROWS
 
@@ -64,10 +65,11 @@ def arguments(words: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str
         elif action.help != argparse.SUPPRESS and action.dest != "help":
             value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
             value = " ".join(value) if isinstance(value, tuple) else value
-            shown = " ".join((*action.option_strings[-1:], value)).strip()
+            longest = sorted(action.option_strings, key=len)[-1:]
+            shown = " ".join((*longest, value)).strip()
             optional = not action.option_strings and action.nargs in {"?", "*"}
-            prose_text = (action.help or "").replace("%%", "%")
-            yield f"… `{f'[{shown}]' if optional else shown}`", prose_text
+            said = (action.help or "") % vars(action)
+            yield f"… `{f'[{shown}]' if optional else shown}`", said
 
 
 def metrics() -> str:
@@ -81,9 +83,31 @@ def metrics() -> str:
     )
 
 
+def config() -> str:
+    """Return every option of the configuration file, one table for each of its tables."""
+    parts = []
+    for section in reference():
+        rows = []
+        for row in section.rows:
+            number = row.default[:1].isdigit()
+            shown = f"{row.default} {row.unit}".strip() if number else row.default
+            kind = f"{row.kind}, {row.unit}" if row.unit else row.kind
+            span = f"; {row.range}" if row.range else ""
+            cells = (f"`{row.name}`", shown.replace("<", "&lt;"))
+            rows.append((*cells, f"{row.prose} ({kind}{span})"))
+        parts.append(
+            f"\n## `{section.title}`\n\n{table(('option', 'default', 'meaning'), rows)}"
+        )
+        if section.later:
+            names = ", ".join(f"`{name}`" for name in section.later)
+            parts.append(f"\nNot in this release, and refused by name: {names}.\n")
+    return "".join(parts)
+
+
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "errors": errors,
     "commands": commands,
+    "config": config,
     "metrics": metrics,
 }
 

@@ -1,5 +1,6 @@
-"""Imports go down, never up, never across the processes' layer; no cycle anywhere."""
+"""Imports go down, never up, never across the processes' layer; nothing loads in a circle."""
 
+import ast
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Final
@@ -76,16 +77,29 @@ def layer_faults(tree: Tree) -> Iterator[str]:
 
 
 def cycle_faults(tree: Tree) -> Iterator[str]:
-    """Yield one import cycle, if there is any."""
-    graph = {
-        name: {target for target, _ in imports_of(tree, name) if target in tree.modules}
-        - {name}
-        for name in tree.modules
-    }
+    """Yield one import cycle, if there is any.
+
+    Imports for the type checker alone count for the layers but not here: two types may name
+    each other, but no module may need itself to load.
+    """
+    graph: dict[str, set[str]] = {}
+    for name in tree.modules:
+        unneeded = typing_lines(tree, name)
+        needed = {target for target, line in imports_of(tree, name) if line not in unneeded}
+        graph[name] = (needed & set(tree.modules)) - {name}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as cycle:
         yield " -> ".join(reversed(cycle.args[1]))
+
+
+def typing_lines(tree: Tree, name: str) -> set[int]:
+    """Return the lines of a module that only the type checker runs."""
+    lines: set[int] = set()
+    for node in ast.walk(tree.modules[name]):
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            lines.update(inner.lineno for inner in node.body)
+    return lines
 
 
 def test_no_import_goes_up_or_across_a_layer() -> None:
@@ -124,3 +138,9 @@ def test_a_cycle_is_found() -> None:
         store__c="from modelux.store.a import x",
     )
     assert len(list(cycle_faults(closed))) == 1
+
+
+def test_two_types_may_name_each_other() -> None:
+    typed = "if TYPE_CHECKING:\n    from modelux.store.a import A"
+    tree = sample(store__a="from modelux.store.b import B", store__b=typed)
+    assert list(cycle_faults(tree)) == []

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::snapshot::Provider;
 
-/// Defaults of `interface.md`-style §7, used where no config around a target says otherwise.
+/// To the first content byte, where no config around a target says otherwise.
 pub const TIMEOUT_MS: u64 = 120_000;
 /// Until the connection stands.
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
