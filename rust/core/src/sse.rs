@@ -58,6 +58,16 @@ enum Place {
     Line,
 }
 
+/// Whether an error event has ended what is relayed: no marker of success may follow it, even
+/// where the provider sends one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mute {
+    Off,
+    /// The error event ended with a CR: a LF that follows still belongs to it.
+    AfterLf,
+    On,
+}
+
 /// Looks at one stream as it passes.
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
@@ -79,6 +89,7 @@ pub struct Follower {
     watch: Watch,
     /// Nothing of an unfinished line or event has been relayed.
     at_boundary: bool,
+    mute: Mute,
 
     content_seen: bool,
     done_seen: bool,
@@ -106,6 +117,7 @@ impl Follower {
             is_released: !cut_usage,
             watch: Watch::new(),
             at_boundary: true,
+            mute: Mute::Off,
             content_seen: false,
             done_seen: false,
             finish_reason_seen: false,
@@ -117,11 +129,15 @@ impl Follower {
     }
 
     /// Look at the next bytes of the body and append what may be relayed to `out`.
+    ///
+    /// That is all of them, but for the usage event in cut mode, and for what follows an error
+    /// event: it is looked at, as it may report usage, and dropped.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) {
         if input.is_empty() {
             return;
         }
-        if !self.cut_usage {
+        let relayed_before = out.len();
+        if !self.cut_usage && self.mute != Mute::On {
             out.extend_from_slice(input);
         }
         // `input[start..at]` has been read but not yet relayed, dropped or kept.
@@ -130,7 +146,8 @@ impl Follower {
         while let Some(&byte) = input.get(at) {
             if self.after_cr {
                 self.after_cr = false;
-                if byte == b'\n' {
+                let is_lf = byte == b'\n';
+                if is_lf {
                     at += 1;
                     if !self.in_event {
                         if !self.is_lf_cut {
@@ -138,6 +155,12 @@ impl Follower {
                         }
                         start = at;
                     }
+                }
+                if self.mute == Mute::AfterLf {
+                    self.mute = Mute::On;
+                    self.drop_after(relayed_before + at, out);
+                }
+                if is_lf {
                     continue;
                 }
             }
@@ -146,7 +169,14 @@ impl Follower {
                     at += 1;
                     self.after_cr = byte == b'\r';
                     if self.in_event {
+                        let was_error = self.error.is_some();
                         self.end_event(&input[start..at], out);
+                        if self.error.is_some() && !was_error {
+                            self.mute = if self.after_cr { Mute::AfterLf } else { Mute::On };
+                            if self.mute == Mute::On {
+                                self.drop_after(relayed_before + at, out);
+                            }
+                        }
                     } else {
                         self.is_lf_cut = false;
                         self.relay(&input[start..at], out);
@@ -182,7 +212,9 @@ impl Follower {
                 self.relay(&input[start..], out);
             }
         }
-        self.at_boundary = if self.in_event {
+        self.at_boundary = if self.mute != Mute::Off {
+            true
+        } else if self.in_event {
             !self.is_released
         } else {
             self.place == Place::LineStart || self.place == Place::Mark(0)
@@ -207,9 +239,9 @@ impl Follower {
             self.usage_events_cut += 1;
         } else {
             if !self.is_released {
-                out.extend_from_slice(&event);
+                self.relay(&event, out);
             }
-            self.at_boundary = false;
+            self.at_boundary = self.mute != Mute::Off;
         }
         self.in_event = false;
         self.is_released = true;
@@ -217,6 +249,7 @@ impl Follower {
 
     /// Whether something came that is content: not a comment, a ping, a role-only or empty
     /// delta, nor an error. Data that cannot be read counts, and so does the end of an answer.
+    /// Once an error came first, nothing counts: such a stream has failed before it began.
     #[must_use]
     pub fn content_seen(&self) -> bool {
         self.content_seen
@@ -264,9 +297,16 @@ impl Follower {
         self.usage_events_cut
     }
 
+    /// Take back what was relayed on arrival but comes after the error event.
+    fn drop_after(&self, end: usize, out: &mut Vec<u8>) {
+        if !self.cut_usage {
+            out.truncate(end);
+        }
+    }
+
     /// Relay in cut mode; without it everything has been relayed on arrival.
     fn relay(&self, bytes: &[u8], out: &mut Vec<u8>) {
-        if self.cut_usage {
+        if self.cut_usage && self.mute != Mute::On {
             out.extend_from_slice(bytes);
         }
     }
@@ -359,7 +399,10 @@ impl Follower {
         }
         self.done_seen |= look.is_done;
         self.finish_reason_seen |= look.has_finish_reason;
-        self.content_seen |= look.is_content || look.is_done || look.has_finish_reason;
+        // An error that comes first stands for the whole answer, whatever is sent after it.
+        if self.error.is_none() {
+            self.content_seen |= look.is_content || look.is_done || look.has_finish_reason;
+        }
         if let Some(later) = look.usage {
             self.usage = Some(self.usage.map_or(later, |earlier| earlier.raised_by(later)));
         }
@@ -521,6 +564,8 @@ struct Chunk {
     has_choice_content: bool,
     has_finish_reason: bool,
     is_error: bool,
+    /// `error` stands there and is not `null`, though it may say nothing.
+    has_error_member: bool,
     is_ping: bool,
 }
 
@@ -535,8 +580,8 @@ impl Chunk {
             match &*key.key_bytes() {
                 b"choices" => chunk.read_choices(&mut cursor)?,
                 b"error" => {
-                    chunk.is_error |= cursor.kind()? != Kind::Null;
-                    cursor.skip()?;
+                    chunk.has_error_member |= cursor.kind()? != Kind::Null;
+                    chunk.is_error |= !skip_empty(&mut cursor)?;
                 }
                 b"object" if cursor.kind()? == Kind::String => {
                     // How older vLLM reports an error inside a stream.
@@ -554,6 +599,7 @@ impl Chunk {
             more = cursor.more_members()?;
         }
         cursor.end()?;
+        chunk.is_error |= chunk.has_error_member && !chunk.has_choices;
         Ok(chunk)
     }
 

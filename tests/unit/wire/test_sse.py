@@ -19,6 +19,7 @@ from tests.unit.wire.strict_json import Members, Value, parse
 from tests.unit.wire.test_usage import assert_agrees
 
 BOM: Final = b"\xef\xbb\xbf"
+LINE_START: Final = re.compile(rb"(\n|\r)(\n|\r)\Z")
 LINE: Final = re.compile(rb"([^\r\n]*)(\r\n|\r|\n|\Z)")
 
 CONTENT: Final = (
@@ -53,6 +54,18 @@ class Event:
     data: bytes | None
     type: bytes
 
+    def is_error(self) -> bool:
+        """Whether the provider reports here that it failed."""
+        if self.data is None or self.data.strip(b" \t\r\n") in {b"", b"[DONE]"}:
+            return False
+        if self.type.strip() == b"error":
+            return True
+        try:
+            value = parse(self.data.strip(b" \t\r\n"))
+        except ValueError:
+            return False
+        return isinstance(value, Members) and says_error(value)
+
     def is_usage(self) -> bool:
         """Whether this is what a caller who did not ask for usage must not see."""
         if (
@@ -74,8 +87,17 @@ def says_only_usage(chunk: Members) -> bool:
         bool(choices)
         and all(value == [] for value in choices)
         and any(isinstance(value, Members) for value in chunk.all("usage"))
-        and all(value is None for value in chunk.all("error"))
-        and "error" not in chunk.all("object")
+        and not says_error(chunk)
+    )
+
+
+def says_error(chunk: Members) -> bool:
+    """Whether there is an error that says something, or one beside which there is no choice."""
+    errors = [value for value in chunk.all("error") if value is not None]
+    return (
+        "error" in chunk.all("object")
+        or any(value not in ([], "", False, Members(())) for value in errors)
+        or (bool(errors) and not chunk.all("choices"))
     )
 
 
@@ -108,15 +130,30 @@ def events(stream: bytes) -> list[Event]:
     return found
 
 
+def after(stream: bytes, event: Event) -> int:
+    """Where the line end is over that ends an event."""
+    is_crlf = stream[event.end - 1 : event.end + 1] == b"\r\n"
+    return event.end + is_crlf
+
+
+def to_error(stream: bytes) -> bytes:
+    """The stream up to its first error event; one that the end cut short changes nothing."""
+    ended = [event for event in events(stream) if event.is_error() and is_ended(stream, event)]
+    return stream[: after(stream, ended[0])] if ended else stream
+
+
+def is_ended(stream: bytes, event: Event) -> bool:
+    return LINE_START.search(stream[: event.end]) is not None
+
+
 def without_usage(stream: bytes) -> bytes:
     """The stream as a caller sees it who did not ask for usage."""
+    stream = to_error(stream)
     kept, at = b"", 0
     for event in events(stream):
         if event.is_usage():
             kept += stream[at : event.start]
-            at = event.end
-            if stream[at - 1 : at] == b"\r" and stream[at : at + 1] == b"\n":
-                at += 1
+            at = after(stream, event)
     return kept + stream[at:]
 
 
@@ -245,7 +282,8 @@ def test_pasted_errors_inside_of_a_stream_are_errors_and_no_content() -> None:
     assert streams
     for error in streams:
         follower = _native.SseFollower(cut_usage=False)
-        follower.feed(error.body.split(b"data: [DONE]")[0])
+        relayed = follower.feed(error.body)
+        assert b"[DONE]" not in relayed
         assert follower.error_event is not None
         assert b'"error"' in follower.error_event
         assert not follower.content_seen
@@ -270,7 +308,15 @@ PIECES: Final = st.sampled_from(
         b"\x00",
         b":",
     ]
-    + [b'{"error":{"message":"no"}}', b'{"error":null,"choices":[]}', b"{", b"}", b"{}", b'"']
+    + [
+        b'{"error":{"message":"no"}}',
+        b'{"error":{}}',
+        b'{"error":null,"choices":[]}',
+        b"{",
+        b"}",
+        b"{}",
+        b'"',
+    ]
     + [b'{"choices":[],', b'"usage":{"prompt_tokens":9,"total_tokens":9}}', b'"usage":{}']
     + [b'{"choices":[] , "usage" : {"total_tokens":3} } ', b'{"usage":{"total_tokens":4}}']
     + [b'{"choi\\u0063es":[],"usage":{"total_tokens":5}}', b'"choices":', b"[", b"]", b"[]"]
@@ -291,8 +337,8 @@ def test_what_is_relayed_and_learnt_does_not_depend_on_how_the_network_cuts(
 
 
 @given(stream=STREAMS)
-def test_everything_but_the_usage_event_is_relayed(stream: bytes) -> None:
-    assert follow([stream], cut_usage=False).relayed == stream
+def test_everything_but_the_usage_event_is_relayed_up_to_an_error(stream: bytes) -> None:
+    assert follow([stream], cut_usage=False).relayed == to_error(stream)
     assert follow([stream], cut_usage=True).relayed == without_usage(stream)
 
 
@@ -413,7 +459,7 @@ def test_what_is_content(event: bytes) -> None:
     ],
 )
 def test_what_is_not_cut(event: bytes) -> None:
-    assert follow([ROLE + event + DONE], cut_usage=True).relayed == ROLE + event + DONE
+    assert follow([CONTENT + event], cut_usage=True).relayed == CONTENT + event
 
 
 @pytest.mark.parametrize(
@@ -459,11 +505,31 @@ def test_explicit_zeros_are_usage() -> None:
 
 def test_an_error_keeps_its_data_wherever_it_comes() -> None:
     error = b'data: {"error":{"message":"no"}} \n\n'
-    for stream in (error, ROLE + error, CONTENT + error, CONTENT + error + DONE):
-        assert follow([stream], cut_usage=True).error_event == b'{"error":{"message":"no"}}'
+    for before in (b"", ROLE, CONTENT):
+        for cut_usage in (False, True):
+            seen = follow([before + error], cut_usage=cut_usage)
+            assert seen.error_event == b'{"error":{"message":"no"}}'
+            assert seen.content_seen == (before == CONTENT)
     assert follow([chunk(error=None, choices=[])], cut_usage=True).error_event is None
     text = delta(content='{"error": {"message": "no"}}')
     assert follow([text], cut_usage=True).error_event is None
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+@pytest.mark.parametrize("cut_usage", [False, True])
+def test_nothing_is_relayed_after_an_error(end: bytes, cut_usage: bool) -> None:
+    before = (CONTENT + chunk(error={"message": "no"})).replace(b"\n", end)
+    stream = before + (CONTENT + USAGE + DONE).replace(b"\n", end)
+    seen = follow([stream], cut_usage=cut_usage)
+    assert seen.relayed == before
+    assert seen.at_event_boundary
+    assert "input_tokens=5," in seen.usage
+    assert follow(cut_every(stream, 1), cut_usage=cut_usage) == seen
+
+
+def test_an_error_that_comes_first_is_not_made_good_by_what_follows() -> None:
+    seen = follow([ROLE + chunk(error={"message": "no"}) + CONTENT + DONE], cut_usage=True)
+    assert not seen.content_seen
 
 
 def test_a_huge_error_is_kept_in_part() -> None:
