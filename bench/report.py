@@ -37,6 +37,8 @@ Measured by `{command}` at commit `{commit}`{dirty}, {started}, seed {seed}{quic
 - CPU is that of the worker process, user and kernel, from the scheduler's nanoseconds, while
   closed-loop connections always wait for an answer. Trace writer and supervisor run on the
   same CPU and are shown beside it.
+- Traces shed are those of which a body or all was not kept: at full load the one CPU that
+  worker and writer share makes more traces than it can store. At fixed rates none may be.
 - Latency is open-loop: Poisson arrivals, counted from the instant the request was meant to be
   sent. Added latency is through the proxy minus direct.
 - What these numbers are not: a network, a provider, your machine. On loopback most of the CPU
@@ -109,6 +111,7 @@ def cpu_table(rows: Rows, scenarios: Sequence[tuple[str, str]], per: str) -> str
                 ),
                 rows,
             )
+            shed = rows.spread(scenario, target, "traces_shed_share")
             beside = [
                 f"{role} {of(f'{role}_cpu_us_per_{per}')}"
                 for role in ("writer", "control", "supervisor")
@@ -124,10 +127,12 @@ def cpu_table(rows: Rows, scenarios: Sequence[tuple[str, str]], per: str) -> str
                     of("proxy_side_busy"),
                     of("load_side_busy"),
                     ", ".join(beside),
+                    f"{shed.median:.1%}" if shed else "",
                 ]
             )
     head = ["", "target", f"worker, µs a {per}", "× nginx", f"{per}s/s"]
-    return table([*head, "CPU 0 busy", "CPU 1 busy", f"beside, µs a {per}"], lines)
+    head += ["CPU 0 busy", "CPU 1 busy", f"beside, µs a {per}", "traces shed"]
+    return table(head, lines)
 
 
 def latency_table(rows: Rows, scenarios: Sequence[tuple[str, str]], prefix: str = "") -> str:
@@ -235,6 +240,7 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
     )
     sections = [machine, "## Figures", figures_table(figures.load_figures(), rows)]
     unary = [(f"unary_c{n}", f"{n} connections") for n in (1, 32, 64)]
+    unary += [("open_2000", "2,000 requests/s, 64 connections")]
     unary += [("unary_tls_c32", "32 connections, TLS upstream")]
     unary += [("history_c32", "32 connections, store full or empty")]
     rates = [("open_200", "200 requests/s"), ("open_2000", "2,000 requests/s")]

@@ -14,13 +14,15 @@ from bench.macro import processes, targets, tools
 from bench.macro.targets import STREAM, TLS, UNARY, Backends, Target
 from bench.macro.tools import Answered, Load, MeasureError
 from bench.results import REQUEST_BYTES, Row
-from modelux.clock import pause_s
+from modelux.clock import mono_us, pause_s
 
 STREAM_EVENTS: Final = 256
 STREAM_GAP_US: Final = 10_000
 """Far enough apart that each chunk is its own wake-up: glued ones would flatter everybody."""
 TTFT_EVENTS: Final = 8
 TTFT_GAP_US: Final = 5_000
+METRICS_LAG_S: Final = 0.6
+IDLE_STREAMS_FIRST: Final = 16
 HOUR_US: Final = 3_600_000_000
 LARGE_PROMPT_BYTES: Final = 400_000
 """About 100,000 tokens of English."""
@@ -110,8 +112,6 @@ class Scenario:
     measure: Measure
     needs_worker: bool = False
     """Nothing of it is worth measuring on the direct way."""
-    rounds: int | None = None
-    """Fewer rounds than the others have; None: as many."""
 
     def suits(self, target: Target) -> bool:
         """Has the target what this looks at?"""
@@ -139,14 +139,6 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
         Scenario(
             name="unary_tls_c32", door=TLS, measure=closed_unary(32, TLS), needs_worker=True
         ),
-        Scenario(
-            name="idle_stream", door=STREAM, measure=idle_stream(STREAM), needs_worker=True,
-            rounds=2,
-        ),
-        Scenario(
-            name="idle_stream_tls", door=TLS, measure=idle_stream(TLS), needs_worker=True,
-            rounds=2,
-        ),
     ]  # fmt: skip
 
 
@@ -165,40 +157,62 @@ def _load(bench: Bench, target: Target, door: str, settings: str, round_: int) -
     )
 
 
-def _run(
-    bench: Bench, target: Target, load: Load, *beside: Load
-) -> tuple[Answered, dict[str, float]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """One load and what the processes spent in its window."""
+
+    answered: Answered
+    spent_us: Mapping[str, float]
+    traces_shed: float | None
+    """Traces, or bodies of them, that were not kept; None where no traces are written."""
+
+    def shares(self, count: int, per: str) -> dict[str, float]:
+        """Return CPU by role for each of `count`, and how busy both sides were."""
+        if count == 0:
+            raise MeasureError("nothing was answered in the window")
+        window_us = self.answered.window_s * 1e6
+        values = {f"{role}_cpu_us_per_{per}": us / count for role, us in self.spent_us.items()}
+        values[f"loadgen_cpu_us_per_{per}"] = self.answered.loadgen_cpu_us / count
+        load_side_us = self.answered.loadgen_cpu_us + self.spent_us["upstream"]
+        values["load_side_busy"] = load_side_us / window_us
+        if "worker" in self.spent_us:
+            values["worker_busy"] = self.spent_us["worker"] / window_us
+            # Ours beside the worker share its CPU: together they say whether it was the limit.
+            ours = sum(us for role, us in self.spent_us.items() if role != "upstream")
+            values["proxy_side_busy"] = ours / window_us
+        if self.traces_shed is not None:
+            values["traces_shed_share"] = self.traces_shed / self.answered.answers_in_all
+        return values
+
+
+def _run(bench: Bench, target: Target, load: Load, *beside: Load) -> Measured:
     """Run a load, others beside it, and give what the processes spent in its window."""
     watch = {"upstream": bench.backends.upstream_pid, **target.beside}
     if target.worker_pid is not None:
         watch["worker"] = target.worker_pid
-    before = tools.upstream_stats(bench.backends.plain_port)["requests"]
+    requests_before = tools.upstream_stats(bench.backends.plain_port)["requests"]
+    shed_before = _traces_shed(target)
     answered, *others = tools.run_loads([load, *beside], watch=list(watch.values()))
-    after = tools.upstream_stats(bench.backends.plain_port)["requests"]
+    requests = tools.upstream_stats(bench.backends.plain_port)["requests"] - requests_before
     # One request out for each one in: nothing was retried, sent twice or answered by us.
     answers = sum(one.answers_in_all for one in (answered, *others))
-    if after - before != answers:
-        raise MeasureError(f"{answers} answers came of {after - before} upstream requests")
-    spent_us = {role: answered.cpu_us[pid] for role, pid in watch.items()}
-    return answered, spent_us
+    if requests != answers:
+        raise MeasureError(f"{answers} answers came of {requests} upstream requests")
+    shed_after = _traces_shed(target)
+    return Measured(
+        answered=answered,
+        spent_us={role: answered.cpu_us[pid] for role, pid in watch.items()},
+        traces_shed=None if shed_after is None else shed_after - (shed_before or 0.0),
+    )
 
 
-def _shares(
-    answered: Answered, spent_us: Mapping[str, float], count: int, per: str
-) -> dict[str, float]:
-    """Return CPU by role for each of `count`, and how busy both sides were."""
-    if count == 0:
-        raise MeasureError("nothing was answered in the window")
-    window_us = answered.window_s * 1e6
-    values = {f"{role}_cpu_us_per_{per}": us / count for role, us in spent_us.items()}
-    values[f"loadgen_cpu_us_per_{per}"] = answered.loadgen_cpu_us / count
-    values["load_side_busy"] = (answered.loadgen_cpu_us + spent_us["upstream"]) / window_us
-    if "worker" in spent_us:
-        values["worker_busy"] = spent_us["worker"] / window_us
-        # Ours beside the worker share its CPU: together they say whether it was the limit.
-        ours = sum(us for role, us in spent_us.items() if role != "upstream")
-        values["proxy_side_busy"] = ours / window_us
-    return values
+def _traces_shed(target: Target) -> float | None:
+    if target.control_port is None:
+        return None
+    # The writer counts what it has drained, and tells it at most every half second.
+    processes.wait_until_idle(pids_of([target]))
+    pause_s(METRICS_LAG_S)
+    return tools.traces_shed(target.control_port)
 
 
 def closed_unary(connections: int, door: str = UNARY) -> Measure:
@@ -210,8 +224,9 @@ def closed_unary(connections: int, door: str = UNARY) -> Measure:
             connections=connections,
             duration_s=bench.sizes.closed_s,
         )
-        answered, spent_us = _run(bench, target, load)
-        values = _shares(answered, spent_us, answered.answers, "request")
+        run = _run(bench, target, load)
+        answered = run.answered
+        values = run.shares(answered.answers, "request")
         values["requests_per_s"] = answered.answers / answered.window_s
         tls = "_tls" if door == TLS else ""
         return Row(
@@ -236,13 +251,14 @@ def open_unary(rate: int, seconds: float) -> Measure:
             connections=64,
             duration_s=seconds,
         )
-        answered, spent_us = _run(bench, target, load)
+        run = _run(bench, target, load)
+        answered = run.answered
         return Row(
             scenario=f"open_{rate}",
             target=target.name,
             round=round_,
             is_checked=True,
-            values=_shares(answered, spent_us, answered.answers, "request")
+            values=run.shares(answered.answers, "request")
             | answered.latency.summary_us()
             | answered.send_lag.summary_us("send_lag_"),
             histograms={"latency": answered.latency.coarsened().buckets},
@@ -263,8 +279,9 @@ def stream_cpu(streams: int) -> Measure:
             # Spread over one gap, so that the streams do not tick together.
             stagger_us=STREAM_GAP_US // streams,
         )
-        answered, spent_us = _run(bench, target, load)
-        values = _shares(answered, spent_us, answered.events, "chunk")
+        run = _run(bench, target, load)
+        answered = run.answered
+        values = run.shares(answered.events, "chunk")
         values["chunks_per_s"] = answered.events / answered.window_s
         values["chunks_per_read"] = answered.events / max(1, answered.reads)
         return Row(
@@ -286,7 +303,7 @@ def stream_ttft(bench: Bench, target: Target, round_: int) -> Row:
         connections=32,
         duration_s=bench.sizes.stream_s,
     )
-    answered, _ = _run(bench, target, load)
+    answered = _run(bench, target, load).answered
     return Row(
         scenario="stream_ttft",
         target=target.name,
@@ -314,7 +331,7 @@ def large_prompts(bench: Bench, target: Target, round_: int) -> Row:
         rate=2.0,
         connections=8,
     )
-    answered, _ = _run(bench, target, small, large)
+    answered = _run(bench, target, small, large).answered
     return Row(
         scenario="large_prompts",
         target=target.name,
@@ -325,37 +342,38 @@ def large_prompts(bench: Bench, target: Target, round_: int) -> Row:
     )
 
 
-def idle_stream(door: str) -> Measure:
-    """Memory of a stream that has begun and waits for its next event."""
+def idle_stream(bench: Bench, target: Target, door: str, round_: int) -> Row:
+    """Memory of a stream that has begun and waits for its next event.
 
-    def measure(bench: Bench, target: Target, round_: int) -> Row:
-        assert target.worker_pid is not None
-        load = replace(
-            _load(bench, target, door, f"events=2 gap_us={HOUR_US}", round_),
-            connections=bench.sizes.idle_streams,
-            stagger_us=1_000,
-        )
-        # A first, smaller batch pays for what is allocated once, not for each stream.
-        with tools.idle_streams(replace(load, connections=32)):
-            pause_s(0.2)
+    The target must be fresh: what earlier connections have freed would be used again, and the
+    streams would seem to cost nothing.
+    """
+    assert target.worker_pid is not None
+    load = replace(
+        _load(bench, target, door, f"events=2 gap_us={HOUR_US}", round_),
+        connections=bench.sizes.idle_streams,
+        stagger_us=1_000,
+    )
+    # A first, smaller batch pays for what is allocated once, not for each stream.
+    with tools.idle_streams(replace(load, connections=IDLE_STREAMS_FIRST)):
+        pause_s(0.2)
+    pause_s(0.5)
+    before = processes.memory_of(target.worker_pid)
+    with tools.idle_streams(load):
         pause_s(0.5)
-        before = processes.memory_of(target.worker_pid)
-        with tools.idle_streams(load):
-            pause_s(0.5)
-            held = processes.memory_of(target.worker_pid)
-        pause_s(0.5)
-        return Row(
-            scenario=f"idle_stream{'_tls' if door == TLS else ''}",
-            target=target.name,
-            round=round_,
-            is_checked=True,
-            values={
-                "uss_bytes_per_stream": (held.uss_bytes - before.uss_bytes) / load.connections,
-                "rss_bytes_per_stream": (held.rss_bytes - before.rss_bytes) / load.connections,
-            },
-        )
-
-    return measure
+        held = processes.memory_of(target.worker_pid)
+    # What the first batch held is free to be used again, so it is not counted as held.
+    streams = load.connections - IDLE_STREAMS_FIRST
+    return Row(
+        scenario=f"idle_stream{'_tls' if door == TLS else ''}",
+        target=target.name,
+        round=round_,
+        is_checked=True,
+        values={
+            "uss_bytes_per_stream": (held.uss_bytes - before.uss_bytes) / streams,
+            "rss_bytes_per_stream": (held.rss_bytes - before.rss_bytes) / streams,
+        },
+    )
 
 
 def idle_memory(target: Target, scenario: str) -> Row:
@@ -376,16 +394,21 @@ def start(bench: Bench, round_: int) -> list[Row]:
     """Time from starting `modelux serve` to its first answer: on nothing, and once more."""
     files = targets.write_modelux(bench.folder / f"start-{round_}", bench.backends)
     rows = []
-    for scenario in ("start_fresh", "start_again"):
-        with targets.serving(files) as child:
-            took_us = targets.wait_until_answering(files, child)
-        rows.append(
-            Row(
-                scenario=scenario,
-                target="modelux",
-                round=round_,
-                is_checked=True,
-                values={"first_answer_ms": took_us / 1e3},
+    with targets.removed_after(files.state_dir):
+        for scenario in ("start_fresh", "start_again"):
+            started_us = mono_us()
+            with targets.serving(files) as child:
+                targets.wait_until_answering(files, child)
+                took_us = mono_us() - started_us
+                # Ending it before all of it runs would measure another start than users see.
+                targets.modelux_roles(child.pid)
+            rows.append(
+                Row(
+                    scenario=scenario,
+                    target="modelux",
+                    round=round_,
+                    is_checked=True,
+                    values={"first_answer_ms": took_us / 1e3},
+                )
             )
-        )
     return rows

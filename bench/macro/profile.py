@@ -138,10 +138,8 @@ def main(words: Sequence[str]) -> int:
         folder = Path(name)
         backends = stack.enter_context(run.backends_of(folder))
         bench = Bench(folder=folder, backends=backends, sizes=measures.QUICK, seed=1)
-        making = (
-            targets.nginx(folder / "nginx", backends)
-            if asked.target == "nginx"
-            else targets.modelux(folder / "modelux", backends, writer_cpu=asked.writer_cpu)
+        making = targets.make(
+            asked.target, folder / asked.target, backends, writer_cpu=asked.writer_cpu
         )
         target = stack.enter_context(making)
         assert target.worker_pid is not None

@@ -19,7 +19,7 @@ from pathlib import Path
 from bench import report, results
 from bench.macro import history, measures, processes, targets, tools
 from bench.macro.measures import Bench, Scenario
-from bench.macro.targets import Backends, Target
+from bench.macro.targets import STREAM, TLS, Backends, Target
 from bench.results import Context, Row
 
 EXIT_FAILURE = 1
@@ -120,17 +120,9 @@ def start_targets(
         if name.startswith("nginx") and not targets.NGINX:
             print("nginx is not installed: its rows are missing, and so are the ratios to it.")
             continue
-        match name:
-            case "direct":
-                making = targets.direct(bench.backends)
-            case "nginx" | "nginx2":
-                making = targets.nginx(bench.folder / name, bench.backends, name=name)
-            case "modelux":
-                making = targets.modelux(
-                    bench.folder / name, bench.backends, writer_cpu=asked.writer_cpu
-                )
-            case _:
-                raise SystemExit(f"`{name}` is no target")
+        making = targets.make(
+            name, bench.folder / name, bench.backends, writer_cpu=asked.writer_cpu
+        )
         try:
             started.append(stack.enter_context(making))
         except (RuntimeError, OSError) as error:
@@ -145,8 +137,6 @@ def measure_rounds(
     for round_ in range(bench.sizes.rounds):
         turn = round_ % max(1, len(running))
         for scenario in wanted:
-            if scenario.rounds is not None and round_ >= scenario.rounds:
-                continue
             for target in [*running[turn:], *running[:turn]]:
                 if not scenario.suits(target):
                     continue
@@ -156,6 +146,20 @@ def measure_rounds(
                     recorder.add(scenario.measure(bench, target, round_))
                 except (tools.MeasureError, RuntimeError, OSError) as error:
                     recorder.failed(f"{scenario.name} of {target.name}", error)
+
+
+def measure_idle_streams(bench: Bench, names: Sequence[str], recorder: Recorder) -> None:
+    """Hold idle streams open in a target of its own for each row: memory must be fresh."""
+    doors = [STREAM] if bench.backends.tls_port is None else [STREAM, TLS]
+    for round_ in range(bench.sizes.starts):
+        for name in names:
+            for door in doors:
+                folder = bench.folder / f"{name}-{door}-{round_}"
+                try:
+                    with targets.make(name, folder, bench.backends) as target:
+                        recorder.add(measures.idle_stream(bench, target, door, round_))
+                except (tools.MeasureError, RuntimeError, OSError) as error:
+                    recorder.failed(f"idle {door} of {name}", error)
 
 
 def measure_starts(bench: Bench, recorder: Recorder) -> None:
@@ -210,6 +214,8 @@ def run(words: Sequence[str]) -> int:
         if is_wanted("memory"):
             for target in workers:
                 recorder.add(measures.idle_memory(target, "memory_after_load"))
+        if is_wanted("idle_stream"):
+            measure_idle_streams(bench, [target.name for target in workers], recorder)
         if any(target.name == "modelux" for target in running):
             if is_wanted("start"):
                 measure_starts(bench, recorder)

@@ -34,6 +34,9 @@ STARTS_WITHIN_S: Final = 30.0
 KEY: Final = "mlx_sk_benchbenchbenchbenchbench"
 PROVIDER_KEY: Final = "sk-bench-not-a-secret"
 
+MEMORY: Final = Path("/dev/shm")
+"""Where the default `state_dir` lies, too; ours has a name of its own, to be removed."""
+
 UNARY: Final = "unary"
 STREAM: Final = "stream"
 TLS: Final = "tls"
@@ -58,6 +61,8 @@ class Target:
     """The process whose CPU and memory are the figure; none for the direct way."""
     beside: Mapping[str, int] = field(default_factory=dict)
     """Processes that are reported next to it, by role."""
+    control_port: int | None = None
+    """Where its metrics are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +219,7 @@ listen = "127.0.0.1:{port}"
 control_listen = "127.0.0.1:{control_port}"
 workers = 1
 data_dir = "{data_dir}"
+state_dir = "{state_dir}"
 store_bodies = "full"
 drain_delay_s = 0
 drain_s = 5
@@ -272,6 +278,7 @@ class ModeluxFiles:
     folder: Path
     config: Path
     data_dir: Path
+    state_dir: Path
     port: int
     control_port: int
     has_tls: bool
@@ -285,6 +292,7 @@ def write_modelux(folder: Path, backends: Backends) -> ModeluxFiles:
         folder=folder,
         config=folder / "modelux.toml",
         data_dir=folder / "data",
+        state_dir=MEMORY / f"{folder.parent.name}-{folder.name}",
         port=port,
         control_port=control_port,
         has_tls=backends.tls_port is not None,
@@ -295,6 +303,7 @@ def write_modelux(folder: Path, backends: Backends) -> ModeluxFiles:
             port=port,
             control_port=control_port,
             data_dir=files.data_dir,
+            state_dir=files.state_dir,
             plain_port=backends.plain_port,
             tls_provider=_TLS_PROVIDER.format(**tls) if files.has_tls else "",
             tls_route=_TLS_ROUTE if files.has_tls else "",
@@ -327,7 +336,7 @@ def modelux(
 ) -> Iterator[Target]:
     """`modelux serve` with one worker and everything on."""
     files = write_modelux(folder, backends)
-    with serving(files) as child:
+    with removed_after(files.state_dir), serving(files) as child:
         wait_until_answering(files, child)
         roles = modelux_roles(child.pid)
         worker_pid = roles.pop("worker")
@@ -338,7 +347,36 @@ def modelux(
             doors=modelux_doors(files),
             worker_pid=worker_pid,
             beside={"supervisor": child.pid, **roles},
+            control_port=files.control_port,
         )
+
+
+@contextlib.contextmanager
+def removed_after(folder: Path) -> Iterator[None]:
+    """Remove a folder in memory once who used it has ended."""
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make(
+    name: str, folder: Path, backends: Backends, *, writer_cpu: int | None = None
+) -> contextlib.AbstractContextManager[Target]:
+    """Return the target of that name, started when it is entered.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    match name:
+        case "direct":
+            return direct(backends)
+        case "nginx" | "nginx2":
+            return nginx(folder, backends, name=name)
+        case "modelux":
+            return modelux(folder, backends, writer_cpu=writer_cpu)
+        case _:
+            raise ValueError(f"`{name}` is no target")
 
 
 def modelux_doors(files: ModeluxFiles) -> Doors:
@@ -355,35 +393,42 @@ def modelux_doors(files: ModeluxFiles) -> Doors:
     )
 
 
+ROLES: Final = {
+    "worker": "modelux.proxy.worker",
+    "writer": "modelux.writer.process",
+    "control": "modelux.control.process",
+}
+"""The processes below the supervisor, by the module that each runs."""
+
+
 def modelux_roles(supervisor_pid: int) -> dict[str, int]:
-    """Find the processes of one `modelux serve` by their command lines.
+    """Find the processes of one `modelux serve`; the first answer does not wait for them all.
 
     Raises:
-        RuntimeError: There is no worker.
+        RuntimeError: One of them does not run.
     """
-    marks = {
-        "worker": "modelux.proxy.worker",
-        "writer": "modelux.writer",
-        "control": "modelux.control",
-    }
-    roles: dict[str, int] = {}
-    for pid, words in processes.descendants(supervisor_pid).items():
-        for role, mark in marks.items():
-            if mark in words:
-                roles[role] = pid
-    if "worker" not in roles:
-        raise RuntimeError("`modelux serve` runs no worker")
-    return roles
+    deadline_us = mono_us() + int(STARTS_WITHIN_S * US_PER_S)
+    while True:
+        roles = {
+            role: pid
+            for pid, words in processes.descendants(supervisor_pid).items()
+            for role, module in ROLES.items()
+            if module in words
+        }
+        if roles.keys() == ROLES.keys():
+            return roles
+        if mono_us() > deadline_us:
+            raise RuntimeError(f"`modelux serve` runs only {sorted(roles)}")
+        pause_s(0.01)
 
 
-def wait_until_answering(files: ModeluxFiles, child: subprocess.Popen[str]) -> int:
-    """Ask for a completion until there is one; return the microseconds that it took.
+def wait_until_answering(files: ModeluxFiles, child: subprocess.Popen[str]) -> None:
+    """Ask for a completion until there is one.
 
     Raises:
         RuntimeError: It ended, or does not answer with 200 in time.
     """
-    started_us = mono_us()
-    deadline_us = started_us + int(STARTS_WITHIN_S * US_PER_S)
+    deadline_us = mono_us() + int(STARTS_WITHIN_S * US_PER_S)
     body = '{"model":"@bench","messages":[{"role":"user","content":"Hello"}]}'
     headers = dict(line.split(": ", 1) for line in modelux_doors(files).headers)
     said = ""
@@ -397,7 +442,7 @@ def wait_until_answering(files: ModeluxFiles, child: subprocess.Popen[str]) -> i
             answer = connection.getresponse()
             said = f"{answer.status} {answer.read()[:500]!r}"
             if answer.status == 200:
-                return mono_us() - started_us
+                return
         except (OSError, HTTPException) as error:
             said = repr(error)
         finally:

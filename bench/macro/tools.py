@@ -104,13 +104,16 @@ def upstream_stats(port: int) -> dict[str, int]:
     return stats
 
 
-def run_load(load: Load, *, watch: Sequence[int]) -> Answered:
-    """Run the load generator and read what it prints.
-
-    Raises:
-        MeasureError: An answer was wrong, late or missing.
-    """
-    return run_loads([load], watch=watch)[0]
+def traces_shed(control_port: int) -> float:
+    """Ask a gateway how many traces, or bodies of traces, it has shed."""
+    connection = HTTPConnection("127.0.0.1", control_port, timeout=10)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+    finally:
+        connection.close()
+    lines = (line for line in text.splitlines() if line.startswith("modelux_traces_shed_total"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def run_loads(loads: Sequence[Load], *, watch: Sequence[int]) -> list[Answered]:
