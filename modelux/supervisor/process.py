@@ -177,6 +177,8 @@ class Supervisor:
             shared.cells.add("bugs_control", 1)
             what = "".join(traceback.format_exception(bug))
             self._log.error("bug", where="supervisor", what=what)  # noqa: TRY400
+            if signal.SIGHUP in signals:
+                self._answer_reload(["a fault of modelux itself; the log of `serve` has it"])
         for order in self._shutdown.step(now_us, self._alive()):
             self._obey(shared, order)
 
@@ -210,9 +212,15 @@ class Supervisor:
             self._log.error("reload_refused", fault=fault)
         for note in () if faults else self._source.notes():
             self._log.warning("takes_effect_at_the_next_start", option=note)
-        seq = write_reload(self._options.data_dir, faults, unix_us())
+        self._answer_reload(faults)
         if not faults:
-            self._log.info("reloaded", seq=seq)
+            self._log.info("reloaded")
+
+    def _answer_reload(self, faults: list[str]) -> None:
+        try:
+            write_reload(self._options.data_dir, faults, unix_us())
+        except OSError as failure:  # A full disk: whoever waits for the answer is told late.
+            self._log.warning("reload_not_answered", why=failure.strerror)
 
     def _republish(self, shared: Shared) -> None:
         try:

@@ -392,3 +392,19 @@ def test_five_deaths_within_a_minute_are_a_crash_loop_that_callers_are_told_of(
     pauses = [event["restart_in_s"] for event in deployment.events("died")]
     assert pauses == sorted(pauses)
     assert pauses[-1] >= 1
+
+
+def test_a_bug_in_a_reload_ends_nobody_and_is_told(deployment: Deployment) -> None:
+    deployment.start()
+    before = deployment.reload_result()
+    deployment.publish("bug")
+    deployment.signal(signal.SIGHUP)
+    assert "nobody expected this" in deployment.wait_for("bug")["what"]
+    wait_until(lambda: deployment.reload_result()["seq"] == before["seq"] + 1)
+    assert deployment.reload_result()["ok"] is False
+    assert deployment.get("/snapshot") == (200, b"one")
+    deployment.publish("two")
+    deployment.signal(signal.SIGHUP)
+    wait_until(lambda: deployment.get("/snapshot") == (200, b"two"))
+    deployment.signal(signal.SIGTERM)
+    assert deployment.end() == 0

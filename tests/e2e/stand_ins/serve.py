@@ -31,8 +31,10 @@ class BlobFile:
         return self.compile()
 
     def compile(self) -> bytes:
-        """Return the blob as it is."""
+        """Return the blob as it is; one that begins with `bug` fails as no blob should."""
         blob = self._blob.read_bytes()
+        if blob.startswith(b"bug"):
+            raise LookupError("nobody expected this")
         if blob.startswith(b"bad"):
             raise ConfigError(["blob:1: first fault", "blob:2: second fault"])
         return blob
