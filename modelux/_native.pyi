@@ -6,6 +6,7 @@ from typing import Final, final
 __all__ = [
     "CHUNK_FAULTS",
     "CHUNK_LINE_BYTES_MAX",
+    "Catalogue",
     "Cells",
     "ChunkedDecoder",
     "FAULT_CALLER_GONE",
@@ -219,6 +220,23 @@ class Gate:
     def record_refused(self, refused: Refused, status: int, kind: str, body: bytes) -> None: ...
     @property
     def in_flight(self) -> int: ...
+
+# --- pricing.rs ----------------------------------------------------------------------------
+
+@final
+class Catalogue:
+    """The price catalogue; a `ValueError` says why its data cannot be used."""
+
+    def __new__(cls, data: bytes) -> Catalogue: ...
+    @property
+    def version(self) -> str: ...
+    def known_models(self, vendor: str) -> list[str]: ...
+    def knows(self, vendor: str, model: str) -> bool: ...
+    def has_price(self, vendor: str, model: str, at_unix_s: int) -> bool: ...
+    def cost(
+        self, vendor: str, model: str, at_unix_s: int, usage: dict[str, int]
+    ) -> tuple[int, int] | None:
+        """Return nano-USD of input and output; `usage` names the parts of a `Usage`."""
 
 # --- ring.rs -------------------------------------------------------------------------------
 

@@ -1,6 +1,55 @@
-"""The price catalogue as bytes for the native module."""
+"""The price catalogue that ships with modelux: its bytes, and the names that it knows.
+
+Made by `scripts/update_prices.py`. It is evaluated in Rust, by the gate for prices and here for
+names: when a configuration names a model, and when the nearest known name is looked for.
+"""
+
+from collections.abc import Collection, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Final, final
+
+from modelux._native import Catalogue
+
+PRICES_FILE: Final = Path(__file__).parent / "data" / "prices.json"
 
 
 def catalogue_bytes() -> bytes:
-    """Return the catalogue's data file; empty where there is none."""
-    return b""
+    """Return the catalogue's data file, for the native module."""
+    return PRICES_FILE.read_bytes()
+
+
+@cache
+def catalogue() -> Catalogue:
+    """Return the catalogue, read once a process: it takes milliseconds and never changes."""
+    return Catalogue(catalogue_bytes())
+
+
+@final
+class KnownModels(Collection[str]):
+    """A vendor's models: going through them gives each one's own name, `in` knows all names."""
+
+    __slots__ = ("_names", "_vendor")
+
+    def __init__(self, vendor: str) -> None:
+        self._vendor = vendor
+        self._names = catalogue().known_models(vendor)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether some rule of the catalogue knows that name; dated ones and aliases too."""
+        return isinstance(name, str) and catalogue().knows(self._vendor, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def known_models(vendor: str) -> KnownModels:
+    """Return what a vendor is known to serve; empty for a vendor that is not in the catalogue.
+
+    Args:
+        vendor: Our name of it, as in a provider's `vendor`.
+    """
+    return KnownModels(vendor)

@@ -3,6 +3,7 @@
 mod cells;
 mod gate;
 mod parse;
+mod pricing;
 mod redact;
 mod ring;
 mod scan;
@@ -15,6 +16,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
     gate::register(module)?;
     parse::register(module)?;
+    pricing::register(module)?;
     redact::register(module)?;
     ring::register(module)?;
     scan::register(module)?;
