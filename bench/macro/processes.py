@@ -38,12 +38,12 @@ class Memory:
 def running(
     words: Sequence[str],
     *,
-    cpu: int,
+    cpu: int | None,
     log: Path,
     env: Mapping[str, str] | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a child on one CPU, its stderr in `log`, until the block ends."""
+    """Run a child on one CPU (None: on any), its stderr in `log`, until the block ends."""
     with log.open("ab") as stderr:
         child = subprocess.Popen(
             pinned(words, cpu=cpu, env=env or {}),
@@ -58,13 +58,13 @@ def running(
         end(child, stop_signal)
 
 
-def pinned(words: Sequence[str], *, cpu: int, env: Mapping[str, str]) -> list[str]:
+def pinned(words: Sequence[str], *, cpu: int | None, env: Mapping[str, str]) -> list[str]:
     """Return the command with its CPU and environment in front; each word execs the next."""
     front: list[str] = []
     # The child must not outlive a harness that was killed.
     if shutil.which("setpriv"):
         front += ["setpriv", "--pdeathsig", "TERM"]
-    if len(os.sched_getaffinity(0)) > 1 and shutil.which("taskset"):
+    if cpu is not None and len(os.sched_getaffinity(0)) > 1 and shutil.which("taskset"):
         front += ["taskset", "-c", str(cpu)]
     return [*front, "env", *(f"{name}={value}" for name, value in env.items()), *words]
 

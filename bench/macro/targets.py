@@ -321,12 +321,14 @@ def modelux_command() -> list[str]:
 
 
 @contextlib.contextmanager
-def serving(files: ModeluxFiles) -> Iterator[subprocess.Popen[str]]:
+def serving(
+    files: ModeluxFiles, *, cpu: int | None = processes.PROXY_CPU
+) -> Iterator[subprocess.Popen[str]]:
     """Run `modelux serve`, and return at once: it may not listen yet."""
     words = [*modelux_command(), "serve", "--config", str(files.config)]
     env = {"BENCH_KEY": KEY, "BENCH_PROVIDER_KEY": PROVIDER_KEY}
     log = files.folder / "serve.log"
-    with processes.running(words, cpu=processes.PROXY_CPU, log=log, env=env) as child:
+    with processes.running(words, cpu=cpu, log=log, env=env) as child:
         yield child
 
 
