@@ -14,6 +14,8 @@ COMMAND: Final = re.compile(r"(?:`|bin/|^)modelux ([a-z]+)\b", re.MULTILINE)
 TARGET: Final = re.compile(r"(?:`|^)make ([a-z]+)\b", re.MULTILINE)
 METRIC: Final = re.compile(r"\bmodelux_[a-z_]+\b")
 CODE: Final = ("modelux/", "rust/core/src/", "rust/py/src/")
+# How the record is written: a method named for the kind of value, then the field's name.
+FIELD: Final = re.compile(r'\.(?:\w+)\(\s*"([a-z]\w+)"')
 # Said in words: what may never be passed on, and a family of headers.
 PLACEHOLDERS: Final = frozenset({"modelux_core", "modelux_native", "modelux_bench"})
 
@@ -72,3 +74,11 @@ def test_the_page_of_metrics_names_those_of_the_code() -> None:
     in_code = {name for text in code.values() for name in METRIC.findall(text)} - PLACEHOLDERS
     page = (ROOT / "docs" / "reference" / "metrics.md").read_text("utf-8")
     assert set(METRIC.findall(page)) == in_code
+
+
+def test_the_page_of_the_trace_names_every_field_of_the_record() -> None:
+    record = (ROOT / "rust" / "core" / "src" / "record.rs").read_text("utf-8")
+    page = (ROOT / "docs" / "reference" / "trace.md").read_text("utf-8")
+    fields = set(FIELD.findall(record))
+    assert len(fields) > 40, fields
+    assert fields - set(re.findall(r"`(\w+)`", page)) == set()
