@@ -377,7 +377,7 @@ def _int(value: object) -> int:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """Split a script: `executescript` would commit the transaction that it runs in."""
+    """Split a script: run as a whole it would commit the transaction that it is in."""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"

@@ -45,7 +45,7 @@ from modelux.config.read import (
     read_table,
     shown,
 )
-from modelux.config.routing import LiveRoute, Resolver, canonical, read_routing
+from modelux.config.routing import LiveRoute, Resolver, read_routing
 from modelux.config.vendors import VENDORS, parse_base_url
 from modelux.domain import Secret
 from modelux.errors import ConfigError
@@ -274,7 +274,8 @@ def _check_routes(config: Config, faults: Faults) -> None:
 def _with_declaration(config: Config, data: Mapping[str, object], folder: Path) -> Config:
     stored = {"source": config.source, "folder": str(folder), "data": _plain(data)}
     values = {name: getattr(config, name) for name in Config.__slots__}
-    return build(Config, {**values, "declaration": canonical(stored)})
+    # Not canonical: tables keep the order in which the file has them.
+    return build(Config, {**values, "declaration": json.dumps(stored)})
 
 
 def _plain(value: object) -> object:

@@ -85,8 +85,8 @@ def load_pepper(data_dir: Path) -> bytes:
 def _make_pepper(path: Path) -> None:
     # Written whole under another name first, and linked, which fails where another process was
     # faster: nobody ever sees half a pepper, and nobody's is replaced.
-    draft = path.with_name(f"{PEPPER_NAME}.{os.getpid()}")
-    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    draft = path.with_name(f"{PEPPER_NAME}.{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         os.write(handle, secrets.token_bytes(PEPPER_BYTES))
         os.fsync(handle)
