@@ -436,8 +436,8 @@ def wait_until_answering(files: ModeluxFiles, child: subprocess.Popen[str]) -> N
     said = ""
     while mono_us() < deadline_us:
         if child.poll() is not None:
-            tail = (files.folder / "serve.log").read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"`modelux serve` ended with {child.returncode}:\n{tail}")
+            ended = f"`modelux serve` ended with {child.returncode}"
+            raise RuntimeError(f"{ended}:\n{_log_tail(files)}")
         connection = HTTPConnection("127.0.0.1", files.port, timeout=5)
         try:
             connection.request("POST", "/v1/chat/completions", body, headers)
@@ -450,4 +450,8 @@ def wait_until_answering(files: ModeluxFiles, child: subprocess.Popen[str]) -> N
         finally:
             connection.close()
         pause_s(0.002)
-    raise RuntimeError(f"`modelux serve` does not answer: {said}")
+    raise RuntimeError(f"`modelux serve` does not answer: {said}\n{_log_tail(files)}")
+
+
+def _log_tail(files: ModeluxFiles) -> str:
+    return (files.folder / "serve.log").read_text(errors="replace")[-2000:]
