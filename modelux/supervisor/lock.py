@@ -26,10 +26,12 @@ class AlreadyServingError(StoreError):
 class ServeLock:
     """Held from `take` to `release`, or to the end of the process."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "follows_a_kill")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, *, follows_a_kill: bool) -> None:
         self._fd = fd
+        self.follows_a_kill = follows_a_kill
+        """The holder before us did not release it: what it started may still be leaving."""
 
     @classmethod
     def take(cls, data_dir: Path) -> Self:
@@ -52,9 +54,10 @@ class ServeLock:
                 f"another `modelux serve` runs on {data_dir} (process {pid or 'unknown'}); end "
                 "it first, or give this one a `data_dir` of its own"
             )
+        follows_a_kill = os.fstat(fd).st_size > 0
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps({"pid": os.getpid()}).encode(), 0)
-        return cls(fd)
+        return cls(fd, follows_a_kill=follows_a_kill)
 
     def release(self) -> None:
         """Give it up, leaving an empty file: a removed one could be locked by two at once."""

@@ -18,11 +18,12 @@ import select
 import signal
 import socket
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 from modelux._native import Cells
-from modelux.clock import mono_us, unix_us
+from modelux.clock import mono_us, pause_s, unix_us
 from modelux.errors import ConfigError, StoreError
 from modelux.log import Log
 from modelux.store.env import create_env
@@ -37,7 +38,13 @@ from modelux.supervisor.options import ServeOptions, Source, write_reload
 from modelux.supervisor.refusal import Refusal
 from modelux.supervisor.restart import CrashLoop
 from modelux.supervisor.shutdown import Alive, Order, Shutdown, Stage
-from modelux.supervisor.sockets import bind_shared, bind_single, bound_address, reachable
+from modelux.supervisor.sockets import (
+    ListenError,
+    bind_shared,
+    bind_single,
+    bound_address,
+    reachable,
+)
 from modelux.units import US_PER_MS, US_PER_S, MonoUs
 
 TURN_MS: Final = 100
@@ -51,6 +58,11 @@ MODE_STARTING: Final = 0
 MODE_READY: Final = 1
 MODE_DRAINING: Final = 2
 MODE_CRASH_LOOP: Final = 3
+
+PATIENT_TRIES_COUNT: Final = 60
+TRY_PAUSE_S: Final = 0.05
+"""Children of a killed supervisor stop listening at once; three seconds are for a busy disk."""
+Bound = TypeVar("Bound")
 
 SIGNALS: Final = (
     signal.SIGTERM,
@@ -114,7 +126,7 @@ class Supervisor:
         wakeup_fd = _wake_on_signals()
         lock = ServeLock.take(self._options.data_dir)
         try:
-            shared = self._prepare()
+            shared = self._prepare(lock)
         except OSError as failure:
             raise StoreError(f"cannot start: {failure}") from failure
         poll = select.poll()
@@ -128,7 +140,7 @@ class Supervisor:
         self._log.info("stopped")
         return 0
 
-    def _prepare(self) -> Shared:
+    def _prepare(self, lock: ServeLock) -> Shared:
         options = self._options
         blob = self._source.load()
         sizes = StateSizes(
@@ -146,8 +158,8 @@ class Supervisor:
             state=state,
             store=store,
             cells=cells,
-            listeners=bind_shared(options.listen, options.workers),
-            control_listener=bind_single(options.control_listen),
+            listeners=_bind_soon(lock, lambda: bind_shared(options.listen, options.workers)),
+            control_listener=_bind_soon(lock, lambda: bind_single(options.control_listen)),
             parent_fd=parent_fd,
             generations=Generations(options.data_dir, at_least=ring_generation_max(state.path)),
         )
@@ -464,6 +476,19 @@ class Supervisor:
     def _tell_workers(self, signal_number: signal.Signals) -> None:
         for child in self._workers:
             child.tell(signal_number)
+
+
+def _bind_soon(lock: ServeLock, bind: Callable[[], Bound]) -> Bound:
+    """Bind; after a kill, with patience for the children it left, who are letting go."""
+    tries_count = PATIENT_TRIES_COUNT if lock.follows_a_kill else 0
+    for _ in range(tries_count):
+        try:
+            return bind()
+        except ListenError as failure:
+            if not failure.is_in_use:
+                raise
+        pause_s(TRY_PAUSE_S)
+    return bind()
 
 
 def _silent_pipe() -> tuple[int, int]:

@@ -32,6 +32,10 @@ class Address:
 class ListenError(StoreError):
     """An address that cannot be listened on; the message says why and what to do."""
 
+    def __init__(self, message: str, *, is_in_use: bool) -> None:
+        super().__init__(message)
+        self.is_in_use = is_in_use
+
 
 def parse_address(text: str) -> Address:
     """Read `HOST:PORT`, with an IPv6 host in brackets.
@@ -92,7 +96,7 @@ def _bind(address: Address, *, shared: bool) -> socket.socket:
         )
     except OSError as failure:
         raise ListenError(
-            f"cannot listen on {address}: no such host ({failure.strerror})"
+            f"cannot listen on {address}: no such host ({failure.strerror})", is_in_use=False
         ) from failure
     family, kind, protocol, _, place = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -105,7 +109,10 @@ def _bind(address: Address, *, shared: bool) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as failure:
         listener.close()
-        raise ListenError(f"cannot listen on {address}: {_reason(failure)}") from failure
+        raise ListenError(
+            f"cannot listen on {address}: {_reason(failure)}",
+            is_in_use=failure.errno == errno.EADDRINUSE,
+        ) from failure
     return listener
 
 

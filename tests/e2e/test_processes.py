@@ -467,3 +467,25 @@ def test_without_any_provider_the_start_says_what_it_looked_for(tmp_path: Path) 
     )
     assert done.returncode == 78
     assert "OPENAI_API_KEY" in done.stderr
+
+
+def test_a_new_start_runs_beside_workers_that_a_killed_supervisor_left_draining(
+    start: Start,
+) -> None:
+    with start(expect=None) as old, RawClient(old.port) as client:
+        slow = "sim/gpt-4o-mini?tokens=60;token_ms=50"
+        client.send(post(chat_body(slow, stream=True)))
+        head = client.read_until(b"\r\n\r\n")
+        old.child.signal(signal.SIGKILL)
+        old.child.process.wait(WAIT_S)
+        with start() as gateway:
+            answered = call(gateway.port, chat_body(MODEL))
+            rest, ending = client.read_end()
+            assert rest.endswith(b"0\r\n\r\n")
+            assert ending is Ending.FIN
+            found = re.search(rb"(?i)x-modelux-request-id: (\S+)", head)
+            assert found
+            streamed = Reply(
+                200, [("x-modelux-request-id", found[1].decode())], rest, Ending.WHOLE
+            )
+            expect_traced_once(gateway, [answered, streamed])

@@ -241,6 +241,21 @@ def test_children_leave_when_the_supervisor_is_killed_and_the_next_start_works(
     assert used.isdisjoint(w["generation"] for w in deployment.workers().values())
 
 
+def test_a_start_right_after_a_kill_gets_the_port_that_others_are_letting_go(
+    deployment: Deployment,
+) -> None:
+    deployment.start()
+    stopped = deployment.workers()[0]["pid"]
+    # It cannot let go of its socket before it is woken, a moment after the next start.
+    os.kill(stopped, signal.SIGSTOP)
+    deployment.signal(signal.SIGKILL)
+    deployment.end()
+    waker = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -CONT {stopped}"])
+    deployment.start(listen=f"127.0.0.1:{deployment.port}")
+    waker.wait(WAIT_S)
+    assert deployment.get("/who")[0] == 200
+
+
 def test_after_a_kill_of_the_whole_tree_the_next_start_works_on_the_same_port(
     deployment: Deployment,
 ) -> None:

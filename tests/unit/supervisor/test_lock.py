@@ -37,13 +37,17 @@ def test_the_lock_of_another_process_is_refused_by_its_process_id(tmp_path: Path
     # The file is still there and still names it, but nobody holds it.
     assert json.loads((tmp_path / SERVE_LOCK_FILE).read_text())["pid"] == holder.pid
     assert serving_pid(tmp_path) is None
-    ServeLock.take(tmp_path).release()
+    lock = ServeLock.take(tmp_path)
+    assert lock.follows_a_kill
+    lock.release()
 
 
 def test_a_released_lock_can_be_taken_again(tmp_path: Path) -> None:
     ServeLock.take(tmp_path).release()
     assert serving_pid(tmp_path) is None
-    ServeLock.take(tmp_path).release()
+    lock = ServeLock.take(tmp_path)
+    assert not lock.follows_a_kill
+    lock.release()
 
 
 def test_the_data_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
