@@ -19,7 +19,14 @@ from modelux._native import (
     Plan,
 )
 from modelux.proxy import reply
-from modelux.proxy.connection import ClientConnection, Event, Waits, happening
+from modelux.proxy.connection import (
+    ANSWER,
+    CONNECTION,
+    NOTHING,
+    ClientConnection,
+    Event,
+    happening,
+)
 from modelux.proxy.intake import read_request
 from modelux.proxy.shell import Shell
 from modelux.proxy.upstream import UpstreamConnection
@@ -49,9 +56,9 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
                 plan.connecting()
                 caller.set_deadline(min(now_us + plan.connect_timeout_us, plan.deadline_us))
                 pool.connect(caller, plan.connect_timeout_us)
-                caller.waits_for = Waits.CONNECTION
+                caller.waits_for = CONNECTION
                 happened = await happening()
-                caller.waits_for = Waits.NOTHING
+                caller.waits_for = NOTHING
                 if isinstance(happened, UpstreamConnection):
                     upstream = happened
                     _send(caller, plan, upstream)
@@ -94,7 +101,7 @@ def _send(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) ->
 async def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> int:
     """Pass the answer on as it comes. Returns the step that ended it."""
     write = caller.transport.write
-    caller.waits_for = Waits.ANSWER
+    caller.waits_for = ANSWER
     while True:
         happened = await happening()
         if type(happened) is bytes:
@@ -109,7 +116,7 @@ async def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnect
         if step >= STEP_DONE:
             break
         caller.set_deadline(plan.deadline_us)
-    caller.waits_for = Waits.NOTHING
+    caller.waits_for = NOTHING
     return step
 
 

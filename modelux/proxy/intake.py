@@ -9,7 +9,14 @@ from modelux import clock
 from modelux._native import ChunkedDecoder, Local, Need, Plan, Refused
 from modelux.limits import KIB
 from modelux.proxy import reply
-from modelux.proxy.connection import FAR_FUTURE_US, ClientConnection, Waits, happening
+from modelux.proxy.connection import (
+    FAR_FUTURE_US,
+    NOTHING,
+    REQUEST,
+    ROOM,
+    ClientConnection,
+    happening,
+)
 from modelux.proxy.shell import Shell
 
 PROGRESS_BYTES: int = 64 * KIB
@@ -25,24 +32,26 @@ async def read_request(caller: ClientConnection, shell: Shell) -> Plan | None:
     while True:
         if caller.write_paused and not await _room(caller, shell):
             return None
-        if not caller.input:
-            caller.unread(b"")
-        if not caller.input:
-            caller.set_deadline(clock.mono_us() + shell.times.client_keepalive_us)
-            data = await _data(caller)
-            if data is None:
+        if caller.buffered_bytes:
+            caller.unread(caller.input)
+        data = caller.input
+        if not data:
+            caller.set_deadline(shell.wheel.now_us + shell.times.client_keepalive_us)
+            caller.waits_for = REQUEST
+            happened = await happening()
+            caller.waits_for = NOTHING
+            if type(happened) is not bytes:
                 if not caller.closed:
                     caller.close()
                 return None
-            caller.input = data
-        began_us = clock.mono_us()
-        begun = shell.gate.begin(caller.input, None, caller.peer)
+            caller.input = data = happened
+        begun = shell.gate.begin(data, None, caller.peer)
         if isinstance(begun, Plan):
-            caller.unread(caller.input[begun.consumed :])
+            caller.unread(data[begun.consumed :])
             return begun
         whole: Plan | Local | Refused | None
         if isinstance(begun, Need):
-            whole = await _read_on(caller, shell, begun, began_us)
+            whole = await _read_on(caller, shell, begun)
         else:
             whole = begun
         if whole is None or isinstance(whole, Plan):
@@ -52,10 +61,10 @@ async def read_request(caller: ClientConnection, shell: Shell) -> Plan | None:
 
 
 async def _read_on(
-    caller: ClientConnection, shell: Shell, need: Need, began_us: int
+    caller: ClientConnection, shell: Shell, need: Need
 ) -> Plan | Local | Refused | None:
     """Read on until the request is whole, refused, or its caller gone (None)."""
-    head_until_us = began_us + shell.times.client_header_timeout_us
+    head_until_us = clock.mono_us() + shell.times.client_header_timeout_us
     while True:
         if need.expect_continue:
             caller.transport.write(reply.continue_wire())
@@ -183,9 +192,9 @@ def _answer(caller: ClientConnection, shell: Shell, begun: Local | Refused) -> b
 
 async def _data(caller: ClientConnection) -> bytes | None:
     """Wait for bytes of the caller; None when its time is up or it left."""
-    caller.waits_for = Waits.REQUEST
+    caller.waits_for = REQUEST
     happened = await happening()
-    caller.waits_for = Waits.NOTHING
+    caller.waits_for = NOTHING
     if type(happened) is bytes:
         return happened
     caller.deadline_us = FAR_FUTURE_US
@@ -195,7 +204,7 @@ async def _data(caller: ClientConnection) -> bytes | None:
 async def _room(caller: ClientConnection, shell: Shell) -> bool:
     """Wait until a caller that reads slowly has room for another answer."""
     caller.set_deadline(clock.mono_us() + shell.times.client_body_timeout_us)
-    caller.waits_for = Waits.ROOM
+    caller.waits_for = ROOM
     happened = await happening()
-    caller.waits_for = Waits.NOTHING
+    caller.waits_for = NOTHING
     return type(happened) is bytes

@@ -10,7 +10,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from modelux import clock
 from modelux._native import Cells, Gate
 from modelux.log import Log
 from modelux.proxy.upstream import Pool
@@ -52,6 +51,7 @@ class Shell:
         cells: Cells,
         pools: list[Pool],
         times: Times,
+        wheel: Wheel,
         log: Log,
         serve: "Callable[[ClientConnection, Shell], Coroutine[None, object, None]]",
     ) -> None:
@@ -60,7 +60,7 @@ class Shell:
         self.pools = pools
         self.times = times
         self.log = log
-        self.wheel = Wheel(clock.mono_us())
+        self.wheel = wheel
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self.serve_connection = serve

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from modelux import clock
+from modelux.proxy.wheel import Wheel
 from modelux.units import US_PER_S
 
 NAMES_KEPT_US: Final = 30 * US_PER_S
@@ -183,6 +184,7 @@ class Pool:
         "_spawn",
         "_tls",
         "_waiters",
+        "_wheel",
     )
 
     def __init__(
@@ -190,11 +192,13 @@ class Pool:
         origin: Origin,
         resolver: Resolver,
         loop: asyncio.AbstractEventLoop,
+        wheel: Wheel,
         spawn: Callable[[Coroutine[None, None, None]], None],
     ) -> None:
         self._origin = origin
         self._resolver = resolver
         self._loop = loop
+        self._wheel = wheel
         self._spawn = spawn
         self._tls = tls_context(origin) if origin.scheme == "https" else None
         self._idle: list[UpstreamConnection] = []
@@ -209,7 +213,7 @@ class Pool:
             upstream = idle.pop()
             if upstream.closed:
                 continue
-            if clock.mono_us() - upstream.idle_since_us > self._origin.keepalive_us:
+            if self._wheel.now_us - upstream.idle_since_us > self._origin.keepalive_us:
                 # All that lie below are older still.
                 upstream.abort()
                 continue
@@ -227,7 +231,7 @@ class Pool:
             # Not from inside the exchange that is just giving it back.
             self._loop.call_soon(self._hand_over, waiter, upstream)
             return
-        upstream.idle_since_us = clock.mono_us()
+        upstream.idle_since_us = self._wheel.now_us
         self._idle.append(upstream)
 
     def connect(self, waiter: Waiter, wait_us: int) -> None:
@@ -256,7 +260,7 @@ class Pool:
 
     def sweep(self) -> None:
         """Close what has been idle for too long; called about once a second."""
-        oldest_us = clock.mono_us() - self._origin.keepalive_us
+        oldest_us = self._wheel.now_us - self._origin.keepalive_us
         while self._idle and self._idle[0].idle_since_us < oldest_us:
             self._idle.pop(0).abort()
 

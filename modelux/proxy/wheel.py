@@ -32,11 +32,13 @@ class Timed(Protocol):
 class Wheel:
     """The watched connections by the tick at which each is looked at next."""
 
-    __slots__ = ("_slots", "_tick")
+    __slots__ = ("_slots", "_tick", "now_us")
 
     def __init__(self, now_us: MonoUs) -> None:
         self._slots: list[list[Timed]] = [[] for _ in range(SLOTS_COUNT)]
         self._tick = now_us // TICK_US
+        self.now_us: int = now_us
+        """The monotonic clock at the last turn: exact to a tick, and free to read."""
 
     def watch(self, timed: Timed) -> None:
         """Look at `timed` at its deadline, or at the end of the horizon if that is sooner."""
@@ -47,6 +49,7 @@ class Wheel:
 
     def turn(self, now_us: MonoUs) -> None:
         """Go on to `now_us`: tell each whose deadline has passed, look later at the others."""
+        self.now_us = now_us
         until = now_us // TICK_US
         # After a long pause (a stopped process) one turn of the wheel has seen every slot.
         self._tick = max(self._tick, until - SLOTS_COUNT)

@@ -26,11 +26,11 @@ from modelux._native import Cells, Gate
 from modelux.limits import MIB
 from modelux.log import Log, open_log
 from modelux.pricing.catalogue import catalogue_bytes
-from modelux.proxy.connection import ClientConnection, Waits
+from modelux.proxy.connection import REQUEST, ClientConnection
 from modelux.proxy.exchange import serve
 from modelux.proxy.shell import Shell, Times
 from modelux.proxy.upstream import Origin, Pool, Resolver
-from modelux.proxy.wheel import TICK_US
+from modelux.proxy.wheel import TICK_US, Wheel
 from modelux.store.layout import CELLS_FILE, RING_PREFIX, SPILL_DIRECTORY, boot_id
 from modelux.store.snapshot import SnapshotReader
 from modelux.units import US_PER_MS, US_PER_S
@@ -73,6 +73,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._resolver = Resolver(self._loop)
+        self._wheel = Wheel(clock.mono_us())
         self._pools: dict[Origin, Pool] = {}
         self._snapshots = SnapshotReader(arguments.state_dir)
         self._generation = 0
@@ -110,7 +111,7 @@ class Worker:
         self._loop.call_later(HEARTBEAT_S, self._beat)
 
     def _turn(self) -> None:
-        self._shell.wheel.turn(clock.mono_us())
+        self._wheel.turn(clock.mono_us())
         self._loop.call_later(TICK_US / US_PER_S, self._turn)
 
     def _poll(self) -> None:
@@ -153,6 +154,7 @@ class Worker:
             cells=cells,
             pools=self._pools_of(document),
             times=times_of(document),
+            wheel=self._wheel,
             log=self._log,
             serve=serve,
         )
@@ -181,7 +183,9 @@ class Worker:
         pools = []
         for origin in origins_of(document):
             if origin not in self._pools:
-                self._pools[origin] = Pool(origin, self._resolver, self._loop, self._spawn)
+                self._pools[origin] = Pool(
+                    origin, self._resolver, self._loop, self._wheel, self._spawn
+                )
             pools.append(self._pools[origin])
         return pools
 
@@ -209,7 +213,7 @@ class Worker:
         for caller in list(self._shell.connections):
             if caller.plan is not None:
                 caller.plan.forbid_keep_alive()
-            elif caller.waits_for is Waits.REQUEST and not caller.input:
+            elif caller.waits_for == REQUEST and not caller.input:
                 caller.close()
         self._loop.call_later(self._arguments.drain_s, self._cut_all)
         self._check_drained()

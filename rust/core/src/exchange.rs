@@ -1429,25 +1429,29 @@ fn pick_credential(provider: &Provider, request_id: &str) -> usize {
 
 /// Which fields of a provider's answer reach the caller.
 fn passes_back(name: &str, status: u16) -> bool {
-    const PASS: [&str; 14] = [
-        "content-type",
-        "content-encoding",
-        "content-language",
-        "content-disposition",
-        "cache-control",
-        "date",
-        "location",
-        "x-request-id",
-        "request-id",
-        "openai-processing-ms",
-        "openai-version",
-        "openai-organization",
-        "openai-model",
-        "warning",
-    ];
-    // Anthropic sends `retry-after` on 200s: only on an error does it mean what it says.
-    PASS.iter().any(|pass| name.eq_ignore_ascii_case(pass))
-        || (status >= 400 && name.eq_ignore_ascii_case("retry-after"))
+    let is = |other: &str| name.eq_ignore_ascii_case(other);
+    match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+        Some(b'c') => {
+            is("content-type")
+                || is("content-encoding")
+                || is("content-language")
+                || is("content-disposition")
+                || is("cache-control")
+        }
+        Some(b'd') => is("date"),
+        Some(b'l') => is("location"),
+        Some(b'o') => {
+            is("openai-processing-ms")
+                || is("openai-version")
+                || is("openai-organization")
+                || is("openai-model")
+        }
+        // Anthropic sends `retry-after` on 200s: only on an error does it mean what it says.
+        Some(b'r') => is("request-id") || (status >= 400 && is("retry-after")),
+        Some(b'w') => is("warning"),
+        Some(b'x') => is("x-request-id"),
+        _ => false,
+    }
 }
 
 fn starts_with_ignoring_case(value: &[u8], start: &[u8]) -> bool {

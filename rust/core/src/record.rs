@@ -17,123 +17,162 @@ const ORDINALS: [&str; 8] =
 
 /// Append `text` as a JSON string, quotes included.
 pub fn push_json_text(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    let mut plain_from = 0;
     let bytes = text.as_bytes();
-    for (index, byte) in bytes.iter().enumerate() {
-        let escape: &[u8] = match byte {
-            b'"' => b"\\\"",
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            b'\r' => b"\\r",
-            b'\t' => b"\\t",
-            0..0x20 => b"",
-            _ => continue,
-        };
-        out.extend_from_slice(&bytes[plain_from..index]);
-        if escape.is_empty() {
-            out.extend_from_slice(b"\\u00");
-            out.push(b"0123456789abcdef"[usize::from(byte >> 4)]);
-            out.push(b"0123456789abcdef"[usize::from(byte & 15)]);
-        } else {
-            out.extend_from_slice(escape);
-        }
-        plain_from = index + 1;
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    if needs_escape(bytes) {
+        push_escaped(out, bytes);
+    } else {
+        out.extend_from_slice(bytes);
     }
-    out.extend_from_slice(&bytes[plain_from..]);
     out.push(b'"');
 }
 
-/// A JSON object under construction; keys are ours and need no escaping.
+/// Whether a byte of `bytes` may not stand in a JSON string as it is; eight bytes at a time.
+fn needs_escape(bytes: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    // The classic test for a zero byte in a word; `word ^ ONES * byte` has one where `byte` is.
+    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS != 0;
+    let chunks = bytes.chunks_exact(8);
+    let rest = chunks.remainder();
+    let is_special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+    for chunk in chunks {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        let word = u64::from_le_bytes(word);
+        let below_space = word.wrapping_sub(ONES * 0x20) & !word & HIGHS != 0;
+        let quote = has_zero(word ^ (ONES * u64::from(b'"')));
+        let backslash = has_zero(word ^ (ONES * u64::from(b'\\')));
+        // The tests may cry wolf where a borrow crosses bytes, never the other way round.
+        if below_space | quote | backslash {
+            return true;
+        }
+    }
+    rest.iter().any(|byte| is_special(*byte))
+}
+
+#[cold]
+fn push_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0..0x20 => {
+                out.extend_from_slice(b"\\u00");
+                out.push(b"0123456789abcdef"[usize::from(byte >> 4)]);
+                out.push(b"0123456789abcdef"[usize::from(byte & 15)]);
+            }
+            _ => out.push(*byte),
+        }
+    }
+}
+
+/// A member's name as it stands in the object, with the comma before it.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+
+/// A JSON object under construction.
+///
+/// Each member is written with a comma before it, its name a constant made by `key!`; `close` turns
+/// the first comma into the brace. So a member costs one copy for its name and no decision.
 struct Object<'o> {
     out: &'o mut Vec<u8>,
-    empty: bool,
+    start: usize,
 }
 
 impl<'o> Object<'o> {
     fn open(out: &'o mut Vec<u8>) -> Self {
-        out.push(b'{');
-        Self { out, empty: true }
+        let start = out.len();
+        Self { out, start }
     }
 
-    fn key(&mut self, name: &str) -> &mut Vec<u8> {
-        if !self.empty {
-            self.out.push(b',');
-        }
-        self.empty = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
+    /// Write `,"name":`; the value follows.
+    fn key(&mut self, key: &'static str) -> &mut Vec<u8> {
+        self.out.extend_from_slice(key.as_bytes());
         self.out
     }
 
-    fn text(&mut self, name: &str, value: &str) {
-        push_json_text(self.key(name), value);
+    fn text(&mut self, key: &'static str, value: &str) {
+        push_json_text(self.key(key), value);
     }
 
-    fn maybe_text(&mut self, name: &str, value: Option<&str>) {
+    fn maybe_text(&mut self, key: &'static str, value: Option<&str>) {
         match value {
-            Some(value) => self.text(name, value),
-            None => self.null(name),
+            Some(value) => self.text(key, value),
+            None => self.null(key),
         }
     }
 
-    fn named(&mut self, name: &str, value: &str) {
-        self.maybe_text(name, Some(value).filter(|value| !value.is_empty()));
+    fn named(&mut self, key: &'static str, value: &str) {
+        self.maybe_text(key, Some(value).filter(|value| !value.is_empty()));
     }
 
-    fn number(&mut self, name: &str, value: u64) {
-        push_number(self.key(name), value);
-    }
-
-    fn maybe_number(&mut self, name: &str, value: Option<u64>) {
-        match value {
-            Some(value) => self.number(name, value),
-            None => self.null(name),
+    fn number(&mut self, key: &'static str, value: u64) {
+        let out = self.key(key);
+        if value < 10 {
+            out.push(b'0' + value as u8);
+        } else {
+            push_number(out, value);
         }
     }
 
-    fn flag(&mut self, name: &str, value: bool) {
-        self.key(name).extend_from_slice(if value { b"true" } else { b"false" });
+    fn maybe_number(&mut self, key: &'static str, value: Option<u64>) {
+        match value {
+            Some(value) => self.number(key, value),
+            None => self.null(key),
+        }
     }
 
-    fn null(&mut self, name: &str) {
-        self.key(name).extend_from_slice(b"null");
+    fn flag(&mut self, key: &'static str, value: bool) {
+        self.key(key).extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    fn null(&mut self, key: &'static str) {
+        self.key(key).extend_from_slice(b"null");
     }
 
     /// Microseconds as milliseconds with three decimals.
-    fn ms(&mut self, name: &str, value_us: Option<u64>) {
-        let Some(value_us) = value_us else { return self.null(name) };
-        let out = self.key(name);
+    fn ms(&mut self, key: &'static str, value_us: Option<u64>) {
+        let Some(value_us) = value_us else { return self.null(key) };
+        let out = self.key(key);
         push_number(out, value_us / 1000);
-        out.push(b'.');
         let rest = value_us % 1000;
-        out.push(b'0' + (rest / 100) as u8);
-        out.push(b'0' + (rest / 10 % 10) as u8);
-        out.push(b'0' + (rest % 10) as u8);
+        out.extend_from_slice(&[
+            b'.',
+            b'0' + (rest / 100) as u8,
+            b'0' + (rest / 10 % 10) as u8,
+            b'0' + (rest % 10) as u8,
+        ]);
     }
 
-    fn usd(&mut self, name: &str, nusd: Option<u64>) {
-        let Some(nusd) = nusd else { return self.null(name) };
-        let out = self.key(name);
+    fn usd(&mut self, key: &'static str, nusd: Option<u64>) {
+        let Some(nusd) = nusd else { return self.null(key) };
+        let out = self.key(key);
         out.push(b'"');
         push_usd(out, nusd, false);
         out.push(b'"');
     }
 
-    fn object(&mut self, name: &str, fill: impl FnOnce(&mut Object<'_>)) {
-        let mut inner = Object::open(self.key(name));
+    fn object(&mut self, key: &'static str, fill: impl FnOnce(&mut Object<'_>)) {
+        let mut inner = Object::open(self.key(key));
         fill(&mut inner);
         inner.close();
     }
 
     fn list<T>(
         &mut self,
-        name: &str,
+        key: &'static str,
         items: impl Iterator<Item = T>,
         mut fill: impl FnMut(&mut Vec<u8>, T),
     ) {
-        let out = self.key(name);
+        let out = self.key(key);
         out.push(b'[');
         for (index, item) in items.enumerate() {
             if index > 0 {
@@ -144,7 +183,15 @@ impl<'o> Object<'o> {
         out.push(b']');
     }
 
+    fn empty_list(&mut self, key: &'static str) {
+        self.key(key).extend_from_slice(b"[]");
+    }
+
     fn close(self) {
+        match self.out.get_mut(self.start) {
+            Some(first) => *first = b'{',
+            None => self.out.push(b'{'),
+        }
         self.out.push(b'}');
     }
 }
@@ -168,7 +215,7 @@ pub(crate) fn served(
     meta.clear();
     let mut record = Object::open(&mut meta);
     push_subject(&mut record, &plan.snapshot, subject);
-    record.number("status", u64::from(status));
+    record.number(key!("status"), u64::from(status));
     push_error(&mut record, error);
     let last = plan.attempts.last();
     let serving =
@@ -176,47 +223,47 @@ pub(crate) fn served(
     match serving {
         Some(attempt) => {
             let (leaf, provider) = plan.target_of(attempt);
-            record.text("provider", &provider.name);
-            record.text("model", &leaf.model);
+            record.text(key!("provider"), &provider.name);
+            record.text(key!("model"), &leaf.model);
         }
         None => {
-            record.null("provider");
-            record.null("model");
+            record.null(key!("provider"));
+            record.null(key!("model"));
         }
     }
     match last.and_then(|attempt| attempt.usage.as_ref()) {
-        Some(usage) => record.object("usage", |object| push_usage(object, usage)),
-        None => record.null("usage"),
+        Some(usage) => record.object(key!("usage"), |object| push_usage(object, usage)),
+        None => record.null(key!("usage")),
     }
     match plan.total_cost() {
-        Some(cost) => record.object("cost", |object| {
-            object.usd("input_usd", Some(cost.input_nusd));
-            object.usd("output_usd", Some(cost.output_nusd));
-            object.usd("total_usd", Some(cost.input_nusd + cost.output_nusd));
-            object.null("shadow_usd");
-            object.text("price_version", plan.price_version());
+        Some(cost) => record.object(key!("cost"), |object| {
+            object.usd(key!("input_usd"), Some(cost.input_nusd));
+            object.usd(key!("output_usd"), Some(cost.output_nusd));
+            object.usd(key!("total_usd"), Some(cost.input_nusd + cost.output_nusd));
+            object.null(key!("shadow_usd"));
+            object.text(key!("price_version"), plan.price_version());
         }),
-        None => record.null("cost"),
+        None => record.null(key!("cost")),
     }
-    record.object("latency", |object| {
-        object.number("overhead_us", plan.overhead_us());
+    record.object(key!("latency"), |object| {
+        object.number(key!("overhead_us"), plan.overhead_us());
         let first_us = last.filter(|_| serving.is_some()).and_then(|attempt| attempt.first_us);
-        object.ms("ttft_ms", first_us.map(|at| at.saturating_sub(subject.started_us)));
-        object.ms("total_ms", Some(now_us.saturating_sub(subject.started_us)));
+        object.ms(key!("ttft_ms"), first_us.map(|at| at.saturating_sub(subject.started_us)));
+        object.ms(key!("total_ms"), Some(now_us.saturating_sub(subject.started_us)));
     });
-    record.list("budgets", std::iter::empty::<()>(), |_, ()| {});
-    record.text("cache", "MISS");
-    record.object("decision", |object| push_decision(object, plan, serving.is_some()));
-    record.list("attempts", plan.attempts.iter().enumerate(), |out, (index, attempt)| {
+    record.empty_list(key!("budgets"));
+    record.text(key!("cache"), "MISS");
+    record.object(key!("decision"), |object| push_decision(object, plan, serving.is_some()));
+    record.list(key!("attempts"), plan.attempts.iter().enumerate(), |out, (index, attempt)| {
         push_attempt(out, plan, index, attempt);
     });
     if store == StoreBodies::Metadata {
-        record.object("sizes", |object| {
-            object.number("request_bytes", request.len() as u64);
-            object.number("response_bytes", plan.relayed_bytes);
-            object.number("messages", u64::from(plan.facts.messages));
-            object.flag("tools", plan.facts.has_tools);
-            object.flag("images", plan.facts.has_images);
+        record.object(key!("sizes"), |object| {
+            object.number(key!("request_bytes"), request.len() as u64);
+            object.number(key!("response_bytes"), plan.relayed_bytes);
+            object.number(key!("messages"), u64::from(plan.facts.messages));
+            object.flag(key!("tools"), plan.facts.has_tools);
+            object.flag(key!("images"), plan.facts.has_images);
         });
     }
     record.close();
@@ -238,26 +285,26 @@ pub(crate) fn refused(
     let mut meta = Vec::with_capacity(1024);
     let mut record = Object::open(&mut meta);
     push_subject(&mut record, snapshot, subject);
-    record.number("status", u64::from(status));
+    record.number(key!("status"), u64::from(status));
     push_error(&mut record, Some((kind, refused.refusal.code, &refused.refusal.message)));
-    record.null("provider");
-    record.null("model");
-    record.null("usage");
-    record.null("cost");
-    record.object("latency", |object| {
-        object.number("overhead_us", now_us.saturating_sub(subject.started_us));
-        object.null("ttft_ms");
-        object.ms("total_ms", Some(now_us.saturating_sub(subject.started_us)));
+    record.null(key!("provider"));
+    record.null(key!("model"));
+    record.null(key!("usage"));
+    record.null(key!("cost"));
+    record.object(key!("latency"), |object| {
+        object.number(key!("overhead_us"), now_us.saturating_sub(subject.started_us));
+        object.null(key!("ttft_ms"));
+        object.ms(key!("total_ms"), Some(now_us.saturating_sub(subject.started_us)));
     });
-    record.list("budgets", std::iter::empty::<()>(), |_, ()| {});
-    record.null("cache");
-    record.object("decision", |object| {
-        object.text("reason", refused.refusal.code);
-        object.text("summary", "refused");
-        object.list("path", std::iter::empty::<()>(), |_, ()| {});
-        object.list("candidates", std::iter::empty::<()>(), |_, ()| {});
+    record.empty_list(key!("budgets"));
+    record.null(key!("cache"));
+    record.object(key!("decision"), |object| {
+        object.text(key!("reason"), refused.refusal.code);
+        object.text(key!("summary"), "refused");
+        object.empty_list(key!("path"));
+        object.empty_list(key!("candidates"));
     });
-    record.list("attempts", std::iter::empty::<()>(), |_, ()| {});
+    record.empty_list(key!("attempts"));
     record.close();
     append(ring, refused.store_bodies, &meta, body, b"");
 }
@@ -276,40 +323,37 @@ fn append(
 }
 
 fn push_subject(record: &mut Object<'_>, snapshot: &Snapshot, subject: &Subject) {
-    record.text("id", &subject.id);
-    record.number("ts", subject.ts_us);
+    record.text(key!("id"), &subject.id);
+    record.number(key!("ts"), subject.ts_us);
     let project = subject.project.map(|project| snapshot.projects[project].name.as_str());
-    record.maybe_text("project", project);
-    record.maybe_text("key_id", subject.key.as_ref().map(|key| key.id.as_str()));
+    record.maybe_text(key!("project"), project);
+    record.maybe_text(key!("key_id"), subject.key.as_ref().map(|key| key.id.as_str()));
     match &subject.route {
         Some((route, version)) => {
-            let out = record.key("route");
+            let out = record.key(key!("route"));
             out.extend_from_slice(b"\"@");
             out.extend_from_slice(route.slug.as_bytes());
             out.push(b'"');
-            record.number("route_version", u64::from(version.version));
+            record.number(key!("route_version"), u64::from(version.version));
         }
         None => {
-            record.null("route");
-            record.null("route_version");
+            record.null(key!("route"));
+            record.null(key!("route_version"));
         }
     }
-    record.flag("pinned", subject.pinned);
+    record.flag(key!("pinned"), subject.pinned);
     let hash =
         subject.route.as_ref().map_or(&snapshot.config_hash, |(_, version)| &version.hash);
-    record.text("config_hash", hash);
-    record.maybe_text("resolved", subject.resolved_auto.then_some("auto"));
-    record.named("strategy", subject.strategy);
-    record.named("model_requested", &subject.model_requested);
-    record.flag("stream", subject.stream);
-    record.text("path", &subject.path);
-    record.object("tags", |object| {
+    record.text(key!("config_hash"), hash);
+    record.maybe_text(key!("resolved"), subject.resolved_auto.then_some("auto"));
+    record.named(key!("strategy"), subject.strategy);
+    record.named(key!("model_requested"), &subject.model_requested);
+    record.flag(key!("stream"), subject.stream);
+    record.text(key!("path"), &subject.path);
+    record.object(key!("tags"), |object| {
         for (name, value) in &subject.tags {
             // A tag's name is the caller's: it has to be escaped like any text.
-            if !object.empty {
-                object.out.push(b',');
-            }
-            object.empty = false;
+            object.out.push(b',');
             push_json_text(object.out, name);
             object.out.push(b':');
             push_json_text(object.out, value);
@@ -319,38 +363,39 @@ fn push_subject(record: &mut Object<'_>, snapshot: &Snapshot, subject: &Subject)
         Some(user) if snapshot.server.hash_end_users => Some(snapshot.hash_end_user(user)),
         other => other.clone(),
     };
-    record.maybe_text("end_user", end_user.as_deref());
-    record.maybe_text("trace_id", subject.trace_id.as_deref());
-    record.maybe_text("conversation_id", subject.conversation_id.as_deref());
-    record.maybe_text("client_ip", subject.client_ip.as_deref());
-    record.maybe_text("sdk", subject.sdk.as_deref());
-    record.maybe_number("sdk_retry", subject.sdk_retry);
-    record
-        .list("warnings", subject.warnings.iter(), |out, warning| push_json_text(out, warning));
+    record.maybe_text(key!("end_user"), end_user.as_deref());
+    record.maybe_text(key!("trace_id"), subject.trace_id.as_deref());
+    record.maybe_text(key!("conversation_id"), subject.conversation_id.as_deref());
+    record.maybe_text(key!("client_ip"), subject.client_ip.as_deref());
+    record.maybe_text(key!("sdk"), subject.sdk.as_deref());
+    record.maybe_number(key!("sdk_retry"), subject.sdk_retry);
+    record.list(key!("warnings"), subject.warnings.iter(), |out, warning| {
+        push_json_text(out, warning)
+    });
 }
 
 fn push_error(record: &mut Object<'_>, error: Option<(&str, &str, &str)>) {
     match error {
-        Some((kind, code, message)) => record.object("error", |object| {
-            object.text("type", kind);
-            object.text("code", code);
-            object.text("message", message);
+        Some((kind, code, message)) => record.object(key!("error"), |object| {
+            object.text(key!("type"), kind);
+            object.text(key!("code"), code);
+            object.text(key!("message"), message);
         }),
-        None => record.null("error"),
+        None => record.null(key!("error")),
     }
 }
 
 fn push_usage(object: &mut Object<'_>, usage: &Usage) {
-    object.number("input_tokens", usage.input_tokens);
-    object.number("cached_tokens", usage.cached_tokens);
-    object.number("cache_write_tokens", usage.cache_write_tokens);
-    object.number("cache_write_1h_tokens", 0);
-    object.number("audio_input_tokens", usage.audio_input_tokens);
-    object.number("image_input_tokens", usage.image_input_tokens);
-    object.number("output_tokens", usage.output_tokens);
-    object.number("reasoning_tokens", usage.reasoning_tokens);
-    object.number("audio_output_tokens", usage.audio_output_tokens);
-    object.text("source", "provider");
+    object.number(key!("input_tokens"), usage.input_tokens);
+    object.number(key!("cached_tokens"), usage.cached_tokens);
+    object.number(key!("cache_write_tokens"), usage.cache_write_tokens);
+    object.number(key!("cache_write_1h_tokens"), 0);
+    object.number(key!("audio_input_tokens"), usage.audio_input_tokens);
+    object.number(key!("image_input_tokens"), usage.image_input_tokens);
+    object.number(key!("output_tokens"), usage.output_tokens);
+    object.number(key!("reasoning_tokens"), usage.reasoning_tokens);
+    object.number(key!("audio_output_tokens"), usage.audio_output_tokens);
+    object.text(key!("source"), "provider");
 }
 
 /// `primary`, `secondary`, `third`, …, then `attempt_9`.
@@ -387,32 +432,34 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
             .join(", ")
             .into(),
     };
-    object.text("reason", &reason);
+    object.text(key!("reason"), &reason);
     let summary = if served {
         format!("{} -> attempt_{}", flat.strategy.name(), plan.attempts.len())
     } else {
         format!("{} -> none", flat.strategy.name())
     };
-    object.text("summary", &summary);
+    object.text(key!("summary"), &summary);
     let leaf = plan.attempts.last().map_or(plan.choice.first, |attempt| attempt.leaf);
-    object.list("path", flat.leaves[leaf].path.iter(), |out, step| push_json_text(out, step));
-    object.list("candidates", flat.leaves.iter().enumerate(), |out, (index, leaf)| {
+    object.list(key!("path"), flat.leaves[leaf].path.iter(), |out, step| {
+        push_json_text(out, step)
+    });
+    object.list(key!("candidates"), flat.leaves.iter().enumerate(), |out, (index, leaf)| {
         let rejected = plan.choice.rejected[index];
         let mut candidate = Object::open(out);
-        candidate.text("target", &leaf.label);
-        candidate.flag("eligible", rejected.is_none());
-        candidate.maybe_text("reject_reason", rejected);
-        candidate.null("est_cost_usd");
-        candidate.null("latency_ms");
-        candidate.null("health");
-        candidate.null("score");
+        candidate.text(key!("target"), &leaf.label);
+        candidate.flag(key!("eligible"), rejected.is_none());
+        candidate.maybe_text(key!("reject_reason"), rejected);
+        candidate.null(key!("est_cost_usd"));
+        candidate.null(key!("latency_ms"));
+        candidate.null(key!("health"));
+        candidate.null(key!("score"));
         candidate.close();
     });
-    object.list("rules", std::iter::empty::<()>(), |_, ()| {});
-    object.null("variant");
-    object.null("downgraded_from");
-    object.null("fitted_to");
-    object.null("tokens_by");
+    object.empty_list(key!("rules"));
+    object.null(key!("variant"));
+    object.null(key!("downgraded_from"));
+    object.null(key!("fitted_to"));
+    object.null(key!("tokens_by"));
 }
 
 fn push_attempt(out: &mut Vec<u8>, plan: &Plan, index: usize, attempt: &Attempt) {
@@ -420,29 +467,29 @@ fn push_attempt(out: &mut Vec<u8>, plan: &Plan, index: usize, attempt: &Attempt)
     let since =
         |at_us: Option<u64>| at_us.map(|at_us| at_us.saturating_sub(attempt.started_us));
     let mut object = Object::open(out);
-    object.number("index", index as u64 + 1);
-    object.text("target", &leaf.label);
-    object.text("provider", &provider.name);
-    object.text("model", &leaf.model);
-    object.text("role", "serve");
-    object.maybe_text("outcome", attempt.outcome.map(crate::exchange::Outcome::name));
-    object.maybe_number("status", attempt.status.map(u64::from));
-    object.text("reason", &attempt.reason);
+    object.number(key!("index"), index as u64 + 1);
+    object.text(key!("target"), &leaf.label);
+    object.text(key!("provider"), &provider.name);
+    object.text(key!("model"), &leaf.model);
+    object.text(key!("role"), "serve");
+    object.maybe_text(key!("outcome"), attempt.outcome.map(crate::exchange::Outcome::name));
+    object.maybe_number(key!("status"), attempt.status.map(u64::from));
+    object.text(key!("reason"), &attempt.reason);
     let started_us = attempt.started_us.saturating_sub(plan.subject.started_us);
-    object.ms("started_ms", Some(started_us));
-    object.ms("connect_ms", attempt.sent_us.map(|_| attempt.connect_us()));
-    object.ms("ttft_ms", since(attempt.first_us));
-    object.ms("total_ms", since(attempt.ended_us));
-    object.number("timeout_ms", attempt.limit_ms);
+    object.ms(key!("started_ms"), Some(started_us));
+    object.ms(key!("connect_ms"), attempt.sent_us.map(|_| attempt.connect_us()));
+    object.ms(key!("ttft_ms"), since(attempt.first_us));
+    object.ms(key!("total_ms"), since(attempt.ended_us));
+    object.number(key!("timeout_ms"), attempt.limit_ms);
     match &attempt.usage {
-        Some(usage) => object.object("usage", |inner| push_usage(inner, usage)),
-        None => object.null("usage"),
+        Some(usage) => object.object(key!("usage"), |inner| push_usage(inner, usage)),
+        None => object.null(key!("usage")),
     }
     let cost_nusd = attempt.cost.map(|cost| cost.input_nusd + cost.output_nusd);
-    object.usd("cost_usd", cost_nusd);
-    object.null("held_usd");
-    object.null("held_by");
-    object.maybe_text("request_id", attempt.request_id.as_deref());
-    object.maybe_text("settled_by", attempt.usage.as_ref().map(|_| "usage"));
+    object.usd(key!("cost_usd"), cost_nusd);
+    object.null(key!("held_usd"));
+    object.null(key!("held_by"));
+    object.maybe_text(key!("request_id"), attempt.request_id.as_deref());
+    object.maybe_text(key!("settled_by"), attempt.usage.as_ref().map(|_| "usage"));
     object.close();
 }
