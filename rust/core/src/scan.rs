@@ -5,7 +5,8 @@
 //! it must be JSON, as a body that two parsers read differently could be priced as one thing
 //! and served as another. Keys are compared by what they mean: `"mod\u0065l"` is `model`.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::json::{Cursor, Figure, JsonFault, Kind, Span, Text};
 
@@ -260,7 +261,8 @@ struct Walk<'b> {
     cursor: Cursor<'b>,
     shape: Shape,
     seen: u32,
-    seen_ours: HashSet<Vec<u8>>,
+    /// A tree, as callers choose these keys: no key makes it slow, and few cost no hashing.
+    seen_ours: BTreeSet<Cow<'b, [u8]>>,
     model: Option<(String, Span)>,
     user: Option<String>,
     safety_identifier: Option<String>,
@@ -302,7 +304,7 @@ impl<'b> Walk<'b> {
             cursor: Cursor::new(body),
             shape,
             seen: 0,
-            seen_ours: HashSet::new(),
+            seen_ours: BTreeSet::new(),
             model: None,
             user: None,
             safety_identifier: None,
@@ -338,7 +340,7 @@ impl<'b> Walk<'b> {
             let is_ours = name.starts_with(OURS);
             if is_ours {
                 run_start = run_start.or(Some(key.span.start));
-                self.our_member(key, &name)?;
+                self.our_member(key, name)?;
             } else {
                 if let Some(start) = run_start.take() {
                     self.facts.mlx_members.push(Span { start, end: key.span.start });
@@ -405,13 +407,13 @@ impl<'b> Walk<'b> {
         Ok(())
     }
 
-    fn our_member(&mut self, key: Text<'b>, name: &[u8]) -> Result<(), ScanFault> {
+    fn our_member(&mut self, key: Text<'b>, name: Cow<'b, [u8]>) -> Result<(), ScanFault> {
         // A lone surrogate would make two different keys look equal.
         key.decode()?;
-        if !self.seen_ours.insert(name.to_vec()) {
-            return Err(duplicate(name));
+        if self.seen_ours.contains(&name) {
+            return Err(duplicate(&name));
         }
-        match name {
+        match &*name {
             b"mlx:end_user" => self.facts.end_user = self.identifier("mlx:end_user")?,
             b"mlx:tags" => self.tags()?,
             b"mlx:trace" => {
@@ -422,6 +424,7 @@ impl<'b> Walk<'b> {
                 self.cursor.skip()?;
             }
         }
+        self.seen_ours.insert(name);
         Ok(())
     }
 
