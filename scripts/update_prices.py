@@ -253,7 +253,7 @@ def catalogue() -> str:
         models = ",\n".join(
             line(
                 {
-                    "id": model.id,
+                    "id": callable_name(model),
                     "match": clause(model.match),
                     "prices": model_prices(vendor, model),
                 }

@@ -452,11 +452,14 @@ impl Catalogue {
         self.find(vendor, model).is_some()
     }
 
-    /// One name a model of the vendor, in the order of the data; empty for an unknown vendor.
+    /// Names of the vendor's models that can be called, one a model, in the order of the data;
+    /// empty for an unknown vendor.
     #[must_use]
     pub fn known_models(&self, vendor: &str) -> Vec<String> {
         let models = self.vendors.get(vendor).map(|vendor| vendor.models.as_slice());
-        models.unwrap_or_default().iter().map(|model| model.id.clone()).collect()
+        let names = models.unwrap_or_default().iter().map(|model| &model.id);
+        // A few stand for names that no one name can show, as those of fine-tuned models.
+        names.filter(|name| self.knows(vendor, name)).cloned().collect()
     }
 
     fn find(&self, vendor: &str, model: &str) -> Option<&Model> {
