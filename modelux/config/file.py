@@ -49,6 +49,7 @@ from modelux.config.routing import LiveRoute, Resolver, read_routing
 from modelux.config.vendors import VENDORS, parse_base_url
 from modelux.domain import Secret
 from modelux.errors import ConfigError
+from modelux.pricing.catalogue import known_models
 
 Probe = Callable[[], Sequence[str] | None]
 """Asks a local Ollama for its models; None where none answers."""
@@ -90,12 +91,6 @@ _OWN_HEADERS: Final = frozenset(
 )
 
 
-def no_catalogue(vendor: str) -> Sequence[str]:
-    """Know no model of any vendor: nothing is then called unknown for its name alone."""
-    del vendor
-    return ()
-
-
 def find_config(flag: Path | None, env: Mapping[str, str]) -> Path | None:
     """Return the file to load: `--config`, then `$MODELUX_CONFIG`, then `./modelux.toml`.
 
@@ -116,7 +111,7 @@ def load_config(
     env: Mapping[str, str],
     *,
     probe: Probe | None = None,
-    catalogue: Catalogue = no_catalogue,
+    catalogue: Catalogue = known_models,
     with_secrets: bool = True,
 ) -> Config:
     """Read and validate a configuration.
@@ -151,7 +146,7 @@ def load_config(
 
 
 def config_from_declaration(
-    declaration: str, env: Mapping[str, str], *, catalogue: Catalogue = no_catalogue
+    declaration: str, env: Mapping[str, str], *, catalogue: Catalogue = known_models
 ) -> Config:
     """Read again what a `Config` was declared by, without its secrets.
 

@@ -19,7 +19,9 @@ from modelux.units import UnixUs
 T = TypeVar("T")
 
 Catalogue = Callable[[str], Collection[str]]
-"""A vendor's name to the models it is known to serve; empty where nothing is known."""
+"""A vendor's name to the models it is known to serve; empty where nothing is known.
+
+`in` may know more names than iterating gives: dated ones, aliases."""
 
 
 @unique

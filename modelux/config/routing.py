@@ -43,7 +43,8 @@ ContentHash = NewType("ContentHash", str)
 
 REFERENCE: Final = re.compile(r"@(?P<slug>[A-Za-z0-9_][A-Za-z0-9_.-]*)(@(?P<version>[0-9]+))?")
 _STATUS: Final = re.compile(r"[45][0-9][0-9]")
-_DATED: Final = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-\d{4}|-\d{3}|-latest|-preview.*)$")
+# A dated snapshot of a known model is known, also one that is younger than the catalogue.
+_DATED: Final = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-latest)$")
 _STRATEGIES: Final = {"single": "single", "fallback": "fallback", "fallback_chain": "fallback"}
 _DEFAULT_SLUG: Final = "default"
 _MODEL_BYTES_MAX: Final = 256
@@ -456,10 +457,14 @@ def resolve_model(config: Config, text: str) -> tuple[int, str]:
         index = _the_only(config, named or alike, text)
         _check_served(config, config.providers[index], text)
         return index, text
+    # A name whose prefix tells its vendor is that vendor's: others' catalogues resell it, under
+    # protocols that are not this provider's.
     in_catalogue = [
         index
         for index, provider in enumerate(config.providers)
-        if _is_catalogued(config, provider) and _is_known(config, provider, text)
+        if vendor is None
+        and _is_catalogued(config, provider)
+        and _is_known(config, provider, text)
     ]
     if in_catalogue:
         return _the_only(config, in_catalogue, text), text
@@ -528,10 +533,15 @@ def _is_catalogued(config: Config, provider: Provider) -> bool:
 
 
 def _is_known(config: Config, provider: Provider, model: str) -> bool:
-    known = _known_at(config, provider)
+    catalogue = config.catalogue(provider.vendor)
     if model.startswith("ft:"):
         model = model.split(":")[1]
-    return model in known or _DATED.sub("", model) in known
+    undated = _DATED.sub("", model)
+    return (
+        (provider.name, model) in _described(config)
+        or model in catalogue
+        or undated in catalogue
+    )
 
 
 def _check_served(config: Config, provider: Provider, model: str) -> None:

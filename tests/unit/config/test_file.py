@@ -469,3 +469,20 @@ def test_any_file_is_a_configuration_or_refused_with_reasons(
         found = [fault.partition(":")[0] for fault in failure.faults]
 
     assert set(found) <= {"openai", "a"} or set(found) == {str(tmp_path / "modelux.toml")}
+
+
+# --- the catalogue that ships --------------------------------------------------------------
+
+
+def test_the_catalogue_that_ships_knows_what_built_in_routes_call() -> None:
+    config = load_config(None, ENV)
+
+    assert [route.slug for route in config.routes] == ["production", "default"]
+
+
+def test_the_catalogue_that_ships_finds_a_mistyped_model(tmp_path: Path) -> None:
+    path = tmp_path / "modelux.toml"
+    path.write_text(WHOLE.replace("gpt-4o-mini", "gpt-4o-mni"))
+
+    with pytest.raises(ConfigError, match='unknown model "gpt-4o-mni", nearest "gpt-4o-mini"'):
+        load_config(path, ENV)
