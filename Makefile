@@ -21,6 +21,7 @@ help: ## list the commands
 setup: $(NATIVE) ## .venv with the locked packages, the native module and the command
 
 $(REQUIREMENTS): locks/requirements-dev.txt scripts/make_venv.sh scripts/pip.sh
+	@echo "setup: Python packages into $(VENV)"
 	@scripts/make_venv.sh $(VENV) $<
 	@touch $@
 
@@ -29,6 +30,7 @@ Cargo.lock: locks/Cargo.lock scripts/cargo_lock.py | $(REQUIREMENTS)
 	@$(BIN)/python scripts/cargo_lock.py restore
 
 $(NATIVE): $(REQUIREMENTS) Cargo.lock Cargo.toml pyproject.toml $(RUST_SOURCES)
+	@echo "setup: the native module, in release mode (the first time: a minute or two)"
 	@scripts/build_native.sh $(VENV) release
 	@touch $@
 
