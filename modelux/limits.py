@@ -11,6 +11,9 @@ MIB: Final = 1024 * KIB
 
 # --- HTTP from callers ---------------------------------------------------------------------
 
+HEAD_BYTES_CAP: Final = 64 * KIB
+"""The most that `header_bytes_max` may be: fields of a head are kept as 16-bit offsets."""
+
 HEADERS_COUNT_MAX: Final = 100
 """Fields in one head. SDKs send about 25; nginx and Apache stop at 100 too."""
 

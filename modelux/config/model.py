@@ -255,7 +255,7 @@ class Server:
             kind=Kind.INT,
             unit="bytes",
             least=limits.KIB,
-            most=limits.MIB,
+            most=limits.HEAD_BYTES_CAP,
             prose="longest request head; beyond it 431",
         ),
     )

@@ -172,6 +172,7 @@ def test_the_limits_are_those_that_python_states() -> None:
     assert limits.HEADERS_COUNT_MAX == _native.HEADERS_COUNT_MAX
     assert limits.CHUNK_LINE_BYTES_MAX == _native.CHUNK_LINE_BYTES_MAX
     assert limits.TRAILER_BYTES_MAX == _native.TRAILER_BYTES_MAX
+    assert limits.HEAD_BYTES_CAP == _native.HEAD_BYTES_CAP
     assert limits.UPSTREAM_HEAD_BYTES_MAX <= _native.HEAD_BYTES_CAP
 
 
