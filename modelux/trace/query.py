@@ -21,6 +21,8 @@ from modelux.trace.schema import open_day_to_read
 from modelux.units import US_PER_MS, NanoUsd
 
 ROWS_A_STRETCH: Final = 500
+FOLLOWED_DAYS: Final = 3
+"""Where new records may appear: as many days as the writer keeps open."""
 META_BYTES_MAX: Final = 1024 * 1024
 
 _COLUMNS: Final = (
@@ -227,11 +229,11 @@ class Follower:
 
     def __init__(self, query: TraceQuery) -> None:
         self._query = query
-        self._ends = {day: query.end_of(day) for day in query.days()}
+        self._ends = {day: query.end_of(day) for day in query.days()[-FOLLOWED_DAYS:]}
 
     def poll(self, wanted: LogFilter) -> Iterator[StoredTrace]:
         """Yield what came in since the last call."""
-        for day in self._query.days():
+        for day in self._query.days()[-FOLLOWED_DAYS:]:
             seen = self._ends.get(day, 0)
             end = self._query.end_of(day)
             # A day whose records were dropped begins anew.

@@ -94,6 +94,8 @@ def open_day(path: Path) -> sqlite3.Connection:
         day.execute("PRAGMA synchronous = NORMAL")
         # 16 MiB between checkpoints: fewer fsyncs than the default 4.
         day.execute("PRAGMA wal_autocheckpoint = 4096")
+        # Tags of many values touch pages all over their tree; the default is 2 MiB.
+        day.execute("PRAGMA cache_size = -32768")
         version = day.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise StoreError(

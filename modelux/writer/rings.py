@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, final
 
 from modelux._native import RingBusyError, RingError, RingReader
+from modelux.limits import MIB
 from modelux.log import Log
 from modelux.trace.files import US_A_MINUTE
 from modelux.trace.record import Trace
@@ -17,6 +18,8 @@ from modelux.units import UnixUs
 
 RECORDS_A_RING_MAX: Final = 512
 """Taken from one ring in one turn: one transaction's worth, and no ring waits for another."""
+TURN_BYTES_MAX: Final = 32 * MIB
+"""Taken from all rings in one turn, with one ring's share (8 MiB) above it at most."""
 READ_FAILURES_MAX: Final = 50
 """A disk that fails for a moment loses nothing; one that fails for a second or so does."""
 LEFT_OVER_US: Final = 10 * US_A_MINUTE
@@ -48,14 +51,20 @@ class Rings:
         self._boot_id = boot_id
         self._log = log
         self._open: dict[Path, OpenRing] = {}
+        self._unusable: set[Path] = set()
         self._drained: list[OpenRing] = []
+        self._first = 0
         self.damaged = 0
         """How often a ring was found damaged and given up to its head."""
 
     def discover(self) -> None:
         """Open rings that have appeared."""
         for path in sorted(self._state_dir.iterdir()):
-            if path not in self._open and _RING.fullmatch(path.name):
+            if (
+                path not in self._open
+                and path not in self._unusable
+                and _RING.fullmatch(path.name)
+            ):
                 self._try_open(path)
 
     def clean(self, now_us: UnixUs) -> None:
@@ -78,11 +87,19 @@ class Rings:
     def read(self) -> list[Trace]:
         """Return the next traces of all rings; `commit` says that they are stored."""
         traces: list[Trace] = []
-        for ring in self._open.values():
+        left_bytes = TURN_BYTES_MAX
+        rings = list(self._open.values())
+        # Another ring is the first each time: none waits for ever behind full ones.
+        self._first = (self._first + 1) % max(1, len(rings))
+        for ring in rings[self._first :] + rings[: self._first]:
+            if left_bytes <= 0:
+                break
             # In this order: whoever is dead before the look writes nothing after it.
             is_dead = not ring.reader.owner_alive()
             found = self._read_one(ring)
-            traces.extend(Trace(*parts) for parts in found)
+            for meta, request, response, bodies in found:
+                traces.append(Trace(meta, request, response, bodies))
+                left_bytes -= len(meta) + len(request) + len(response)
             if is_dead and not found and ring.reader.is_drained():
                 self._drained.append(ring)
         return traces
@@ -167,5 +184,9 @@ class Rings:
             # Of another boot or build: what it means is not known, so it is not kept.
             self._log.error("ring_refused", ring=path.name, why=str(failure))
             path.unlink(missing_ok=True)
+            return
+        except OSError as failure:
+            self._log.error("ring_not_opened", ring=path.name, why=str(failure))
+            self._unusable.add(path)
             return
         self._open[path] = OpenRing(path, reader)

@@ -30,7 +30,7 @@ const WORKER_CELLS_COUNT: usize = WORKER_BYTES / 8;
 const RATE_ENTRIES: usize = 16_384;
 const RATE_ENTRY_BYTES: usize = 16;
 
-/// Most workers a node may have: as many as fit two pages per 16, and far above any machine.
+/// Most workers a node may have: far above any machine, and half a MiB of cells.
 pub const WORKERS_MAX: u32 = 1024;
 
 /// Entries looked at for one key before it shares one with others.

@@ -22,7 +22,9 @@
 //! Who is alive shows in two OFD locks on the file: byte 0 is the producer's, byte 1 the
 //! consumer's.
 
+use std::fs::DirBuilder;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -160,7 +162,7 @@ impl RingWriter {
     /// Make the ring file, reserve its room and take its lock.
     ///
     /// Args: `ring_bytes`: room for records, rounded down to 4 KiB; `spill_max_bytes`: this
-    /// worker's share of the spill; `boot_id`: at most 63 bytes, a reader of another boot
+    /// worker's share of the spill, whose directory is made; `boot_id`: at most 63 bytes, a reader of another boot
     /// refuses the file; `generation`: never used before for this slot.
     ///
     /// # Errors
@@ -198,6 +200,7 @@ impl RingWriter {
         if !mapped.try_lock(PRODUCER_LOCK)? {
             return Err(io::Error::other("a fresh ring file is locked by somebody else"));
         }
+        DirBuilder::new().recursive(true).mode(0o700).create(spill_dir)?;
         // Segments of a ring of this name from before a power loss belong to nobody.
         let name = SpillName::new(spill_dir, slot, generation);
         name.remove_all()?;

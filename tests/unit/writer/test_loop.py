@@ -134,6 +134,18 @@ def test_rings_of_another_boot_are_refused_and_removed(place: Place) -> None:
     assert list(place.state.glob("ring.*")) == []
 
 
+def test_a_file_that_cannot_be_a_ring_stops_nobody(place: Place) -> None:
+    (place.state / "ring.7.1").touch()
+    (place.state / "ring.7.2").mkdir()
+    (place.state / "ring.7.3").write_bytes(b"x" * 10_000)
+    ring = place.ring()
+    ring.append(traces.meta(0))
+    run_until_idle(place.writer())
+    assert place.stored() == [0]
+    assert place.events().count("ring_not_opened") == 2
+    assert place.events().count("ring_refused") == 1
+
+
 def test_what_the_store_does_not_take_is_kept_and_stored_later(place: Place) -> None:
     ring = place.ring()
     writer = place.writer()
