@@ -562,6 +562,21 @@ impl RingReader {
     /// # Errors
     /// `Corrupt` leaves the reader where it was: [`RingReader::skip`] gives the rest up.
     pub fn read(&mut self, records_max: usize) -> Result<Vec<Trace>, RingFault> {
+        let mut traces = self.read_to_goal(records_max)?;
+        if traces.is_empty() {
+            // What was left on the way to an older goal may have been bodies only. An empty
+            // answer is to mean that nothing waits, so look at what has come since.
+            traces = self.read_to_goal(records_max)?;
+        }
+        self.has_unsettled |= !traces.is_empty();
+        if !self.has_unsettled {
+            // Bodies in the spill may lie behind the last record: they are over too.
+            self.commit()?;
+        }
+        Ok(traces)
+    }
+
+    fn read_to_goal(&mut self, records_max: usize) -> Result<Vec<Trace>, RingFault> {
         if self.read_at == self.goal && self.spill_at == self.spill_goal {
             // This order: every body before the spill mark is then named before the head.
             self.spill_goal = self.mapped.word(SPILL_HEAD_OFFSET).load(Ordering::Acquire);
@@ -580,11 +595,6 @@ impl RingReader {
                 Err(_) if !traces.is_empty() => break,
                 Err(fault) => return Err(fault),
             }
-        }
-        self.has_unsettled |= !traces.is_empty();
-        if !self.has_unsettled {
-            // Bodies in the spill may lie behind the last record: they are over too.
-            self.commit()?;
         }
         Ok(traces)
     }
@@ -1020,6 +1030,19 @@ mod tests {
         assert!(reader.is_drained());
         reader.remove().unwrap();
         assert_eq!(dirs.files(), 0);
+    }
+
+    #[test]
+    fn an_empty_answer_means_that_nothing_waits() {
+        let dirs = Dirs::new();
+        let mut writer = dirs.writer(RING_BYTES_MIN, 4 << 20);
+        writer.append(b"{}", &vec![1; 40 * KIB], b"", Bodies::Kept);
+        let mut reader = dirs.reader();
+        assert_eq!(reader.read(1).unwrap().len(), 1);
+        // This one lies behind the goal of the first look, which ends in bodies only.
+        writer.append(b"{}", b"", b"", Bodies::Kept);
+        assert_eq!(reader.read(1).unwrap().len(), 1);
+        assert!(reader.read(1).unwrap().is_empty());
     }
 
     #[test]
