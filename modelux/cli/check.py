@@ -17,7 +17,8 @@ from modelux.cli.deployment import add_data_dir, login, remark, write
 from modelux.config.database import FILE_NAME
 from modelux.config.file import data_dir_of, find_config, load_config
 from modelux.config.model import Config
-from modelux.config.versions import FILE_ACTOR, Change, ControlDb
+from modelux.config.rows import Change
+from modelux.config.versions import FILE_ACTOR, ControlDb
 from modelux.errors import ConfigError, StoreError
 from modelux.store.layout import RELOAD_FILE
 from modelux.supervisor.configuration import ollama_models

@@ -28,7 +28,7 @@ from modelux.config.file import check_policy
 from modelux.config.keys import MADE_RPM
 from modelux.config.model import KeyPolicy
 from modelux.config.read import Faults, Reading, build, hint, read_options, shown
-from modelux.config.versions import KeyRow
+from modelux.config.rows import KeyRow
 from modelux.errors import RefusedError
 from modelux.units import US_PER_S, UnixUs
 

@@ -26,7 +26,7 @@ from modelux.config.database import load_json
 from modelux.config.model import RoutingConfig
 from modelux.config.read import NAME, NAME_RULE, Faults, Reading, hint, shown
 from modelux.config.routing import read_routing
-from modelux.config.versions import RouteRow, VersionRow
+from modelux.config.rows import RouteRow, VersionRow
 from modelux.errors import ConfigError, RefusedError
 from modelux.limits import MIB
 

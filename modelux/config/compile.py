@@ -13,8 +13,10 @@ from typing import Final
 
 from modelux.config.model import Config, Credential, Price, Provider, Server
 from modelux.config.read import Faults
-from modelux.config.routing import LiveRoute, Resolver, canonical, default_slug
-from modelux.config.versions import ControlDb, KeyRow, VersionRow, decode
+from modelux.config.resolve import LiveRoute, Resolver, default_slug
+from modelux.config.routing import canonical
+from modelux.config.rows import KeyRow, VersionRow
+from modelux.config.versions import ControlDb, decode
 from modelux.units import MS_PER_S
 
 FORMAT: Final = 1

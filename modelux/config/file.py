@@ -45,7 +45,8 @@ from modelux.config.read import (
     read_table,
     shown,
 )
-from modelux.config.routing import LiveRoute, Resolver, read_routing
+from modelux.config.resolve import LiveRoute, Resolver
+from modelux.config.routing import read_routing
 from modelux.config.vendors import VENDORS, parse_base_url
 from modelux.domain import Secret
 from modelux.errors import ConfigError
@@ -306,10 +307,10 @@ def _read_server(data: Mapping[str, object], reading: Reading) -> Server:
     check_keys(table, values, "server", reading, table="server")
     values["data_dir"] = (reading.folder / str(values["data_dir"])).resolve()
     server = build(Server, values)
-    if server.listen == server.control_listen and server.listen.port:
+    if server.listen.port == server.control_listen.port and server.listen.port:
         reading.faults.add(
             "server.control_listen",
-            f"must not be the address of `listen` ({server.listen}): the management API must "
+            f"must not have the port of `listen` ({server.listen}): the management API must "
             "not be reachable where apps are",
         )
     for index, pattern in enumerate(server.redact):

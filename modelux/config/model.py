@@ -376,8 +376,10 @@ class Provider:
         Option(
             kind=Kind.CHOICE,
             default="NAME",
-            prose="whose protocol and quirks it has, or a preset: "
-            "see `modelux/config/vendors.py`",
+            prose="whose protocol and quirks it has: `openai`, `anthropic`, `google`, "
+            "`openai_compatible`, or a preset that knows its address: `ollama` (no key, price "
+            "0), `vllm`, `mistral`, `groq`, `deepseek`, `together`, `fireworks`, `xai`, "
+            "`openrouter`, `cerebras`",
         ),
     )
     api_key: SecretRef | None = declared(

@@ -16,7 +16,8 @@ from modelux.config.database import Who
 from modelux.config.file import find_config, load_config
 from modelux.config.model import Config, Server
 from modelux.config.read import build
-from modelux.config.versions import ControlDb, MadeKey
+from modelux.config.rows import MadeKey
+from modelux.config.versions import ControlDb
 from modelux.limits import MIB
 
 OLLAMA: Final = ("127.0.0.1", 11434)

@@ -3,7 +3,7 @@
 import pytest
 
 from modelux.cli.check import change_line
-from modelux.config.versions import Change
+from modelux.config.rows import Change
 from tests.unit.cli.conftest import FILE, Operator
 
 

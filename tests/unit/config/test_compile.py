@@ -1,31 +1,29 @@
 """The snapshot: what a worker needs, and no secret."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from modelux.config.compile import compile_snapshot, usual_state_dir
-from modelux.config.database import Who
 from modelux.config.keys import hash_key
 from modelux.config.model import Config, KeyPolicy
 from modelux.config.versions import ControlDb
 from modelux.domain import Secret
 from modelux.errors import ConfigError
-from tests.unit.config.test_versions import save
-from tests.unit.config.worlds import ENV, KEY_A, PROVIDERS, WHOLE, loaded, routed
+from tests.unit.config.worlds import (
+    ENV,
+    KEY_A,
+    PROVIDERS,
+    WHO,
+    WHOLE,
+    loaded,
+    routed,
+    save,
+)
 
-WHO = Who(actor="cli:somebody", source="a test")
 Tables = dict[str, list[dict[str, object]]]
-
-
-@pytest.fixture
-def db(tmp_path: Path) -> Iterator[ControlDb]:
-    db = ControlDb(tmp_path / "data")
-    yield db
-    db.close()
 
 
 def compiled(config: Config, db: ControlDb) -> Tables:

@@ -232,8 +232,8 @@ def test_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
             "record_retention_days: not in this release",
         ),
         (
-            '[server]\ncontrol_listen = "127.0.0.1:8080"\n[providers.ollama]',
-            "server.control_listen: must not be the address of `listen` (127.0.0.1:8080)",
+            '[server]\ncontrol_listen = "0.0.0.0:8080"\n[providers.ollama]',
+            "server.control_listen: must not have the port of `listen` (127.0.0.1:8080)",
         ),
         (
             '[server]\nredact = ["ok", "(a"]\n[providers.ollama]',

@@ -4,8 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from modelux.config.database import Who
 from modelux.config.file import Probe, load_config
-from modelux.config.model import Config
+from modelux.config.model import Config, RoutingConfig
+from modelux.config.read import Faults, Reading
+from modelux.config.routing import read_routing
+from modelux.config.rows import Change, RouteRow
+from modelux.config.versions import ControlDb
 
 KNOWN: Final[Mapping[str, Sequence[str]]] = {
     "openai": ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small"),
@@ -93,3 +98,40 @@ def routed(*routes: str, server: str = "") -> str:
         for slug, _, config in (route.partition(":") for route in routes)
     )
     return f"[server]\n{server}\n{PROVIDERS}\n{tables}"
+
+
+WHO: Final = Who(actor="cli:somebody", source="a test")
+MINI: Final = 'production: strategy = "single"\nmodel = "gpt-4o-mini"'
+FULL: Final = 'production: strategy = "single"\nmodel = "gpt-4o"'
+STRICT: Final = 'provision = "strict"'
+
+
+def single(model: str) -> RoutingConfig:
+    """Return the config that sends everything to one model."""
+    reading = Reading(faults=Faults("test"), folder=Path("/"), env={}, with_secrets=False)
+    found = read_routing({"strategy": "single", "model": model}, "", reading)
+    assert found is not None
+    return found
+
+
+def actions(changes: list[Change]) -> list[str]:
+    """Return what each change does to what."""
+    return [f"{change.action} {change.resource}" for change in changes]
+
+
+def production(db: ControlDb) -> RouteRow:
+    """Return the route that tests are about."""
+    row = db.route("default", "production")
+    assert row is not None
+    return row
+
+
+def live(db: ControlDb) -> int | None:
+    """Return the live version of it."""
+    row = production(db)
+    return None if row.live is None else row.live.version
+
+
+def save(db: ControlDb, config: Config, model: str, slug: str = "production") -> int:
+    """Save a version as somebody at a shell would; return its number."""
+    return db.save_route(config, "default", slug, single(model), WHO).version
