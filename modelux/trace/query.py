@@ -25,9 +25,11 @@ FOLLOWED_DAYS: Final = 3
 """Where new records may appear: as many days as the writer keeps open."""
 META_BYTES_MAX: Final = 1024 * 1024
 
-_COLUMNS: Final = (
-    "seq, ts, bodies, body_hour, body_part, body_offset, body_length, meta"  # as in `_found`
+_COLUMNS: Final = (  # As in `_found`.
+    "records.seq, records.ts, bodies, body_hour, body_part, body_offset, body_length, meta"
 )
+_SOURCE: Final = "records JOIN metas ON metas.seq = records.seq"
+_FAILED_STATUS_MIN: Final = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +88,22 @@ class StoredTrace:
 
 
 @dataclass(frozen=True, slots=True)
+class _Search:
+    """A filter as SQL: which table leads, and what must hold."""
+
+    lead: str
+    """`tagged` where a tag leads: its index has the order of time too."""
+    source: str
+    where: str
+    values: tuple[object, ...]
+
+    def also(self, condition: str, *values: object) -> "_Search":
+        """Return the search with one condition more."""
+        where = f"{self.where} AND {condition}"
+        return _Search(self.lead, self.source, where, (*self.values, *values))
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Some records, newest first, and where the next page begins."""
 
@@ -115,7 +133,8 @@ class TraceQuery:
     def by_id(self, request_id: str) -> StoredTrace | None:
         """Return the record of one request; `request_id` without `req_`."""
         for day in _likely_days(request_id, self._files.days()):
-            found = self._select(day, "id = ?", [request_id], "1", 1)
+            search = _Search("records", _SOURCE, "id = ?", (request_id,))
+            found = self._select(day, search, "1", 1)
             if found:
                 return found[0]
         return None
@@ -128,21 +147,17 @@ class TraceQuery:
         """
         assert limit > 0, limit
         traces: list[StoredTrace] = []
-        for trace in self.newest_first(wanted, cursor):
+        # Without a text to look for each row counts: no more than these are read.
+        stretch = ROWS_A_STRETCH if wanted.q else min(ROWS_A_STRETCH, limit + 1)
+        for trace in self._walk(wanted, cursor, stretch, ascending=False):
             if len(traces) == limit:
                 return Page(traces, traces[-1].cursor)
             traces.append(trace)
         return Page(traces, None)
 
-    def newest_first(
-        self, wanted: LogFilter, cursor: Cursor | None = None
-    ) -> Iterator[StoredTrace]:
-        """Yield what matches, from the newest on."""
-        return self._walk(wanted, cursor, ascending=False)
-
     def oldest_first(self, wanted: LogFilter) -> Iterator[StoredTrace]:
         """Yield what matches, from the oldest on: for everything, in little memory."""
-        return self._walk(wanted, None, ascending=True)
+        return self._walk(wanted, None, ROWS_A_STRETCH, ascending=True)
 
     def bodies_of(self, trace: StoredTrace) -> tuple[bytes, bytes] | None:
         """Return request and response; None where they were not kept or are gone."""
@@ -158,9 +173,9 @@ class TraceQuery:
         return Follower(self)
 
     def _walk(
-        self, wanted: LogFilter, cursor: Cursor | None, *, ascending: bool
+        self, wanted: LogFilter, cursor: Cursor | None, stretch_rows: int, *, ascending: bool
     ) -> Iterator[StoredTrace]:
-        conditions, values = _where(wanted)
+        search = _search(wanted)
         needle = wanted.q.casefold()
         last = wanted.end_us if cursor is None else cursor.ts_us + 1
         days = [
@@ -168,18 +183,20 @@ class TraceQuery:
             for day in self._files.days()
             if day_of(wanted.start_us) <= day <= day_of(max(0, last - 1))
         ]
-        order = "ts, seq" if ascending else "ts DESC, seq DESC"
-        behind = "(ts, seq) > (?, ?)" if ascending else "(ts, seq) < (?, ?)"
+        lead, way, behind = (
+            (search.lead, "ASC", ">") if ascending else (search.lead, "DESC", "<")
+        )
+        order = f"{lead}.ts {way}, {lead}.seq {way}"
+        behind = f"({lead}.ts, {lead}.seq) {behind} (?, ?)"
         for day in days if ascending else reversed(days):
             at = cursor
             while True:
-                also = [] if at is None else [at.ts_us, at.seq]
-                where = conditions if at is None else f"{conditions} AND {behind}"
-                stretch = self._select(day, where, [*values, *also], order, ROWS_A_STRETCH)
+                rest = search if at is None else search.also(behind, at.ts_us, at.seq)
+                stretch = self._select(day, rest, order, stretch_rows)
                 for trace in stretch:
                     if not needle or self._has_text(trace, needle):
                         yield trace
-                if len(stretch) < ROWS_A_STRETCH:
+                if len(stretch) < stretch_rows:
                     break
                 at = stretch[-1].cursor
 
@@ -187,14 +204,15 @@ class TraceQuery:
         texts = [trace.meta, *(self.bodies_of(trace) or ())]
         return any(needle in text.decode("utf-8", "replace").casefold() for text in texts)
 
-    def _select(
-        self, day: int, where: str, values: list[object], order: str, limit: int
-    ) -> list[StoredTrace]:
-        query = f"SELECT {_COLUMNS} FROM records WHERE {where} ORDER BY {order} LIMIT {limit}"  # noqa: S608
+    def _select(self, day: int, search: _Search, order: str, limit: int) -> list[StoredTrace]:
+        query = (
+            f"SELECT {_COLUMNS} FROM {search.source} "  # noqa: S608 - words of ours, values bound.
+            f"WHERE {search.where} ORDER BY {order} LIMIT {limit}"
+        )
         path = self._files.day_path(day)
         try:
             with contextlib.closing(open_day_to_read(path)) as opened:
-                rows = opened.execute(query, values).fetchall()
+                rows = opened.execute(query, search.values).fetchall()
         except sqlite3.Error as failure:
             if _is_absent(failure):
                 return []  # Being made or being removed at this moment.
@@ -212,10 +230,9 @@ class TraceQuery:
 
     def behind(self, day: int, seq: int, wanted: LogFilter, up_to: int) -> list[StoredTrace]:
         """Return what a day got behind `seq` and up to `up_to`, in the order of arrival."""
-        conditions, values = _where(wanted)
         needle = wanted.q.casefold()
-        where = f"{conditions} AND seq > ? AND seq <= ?"
-        traces = self._select(day, where, [*values, seq, up_to], "seq", up_to - seq)
+        search = _search(wanted).also("records.seq > ? AND records.seq <= ?", seq, up_to)
+        traces = self._select(day, search, "records.seq", up_to - seq)
         return [trace for trace in traces if not needle or self._has_text(trace, needle)]
 
     def days(self) -> list[int]:
@@ -245,38 +262,50 @@ class Follower:
             self._ends[day] = end
 
 
-def _where(wanted: LogFilter) -> tuple[str, list[object]]:
-    conditions = ["ts >= ? AND ts < ?"]
-    values: list[object] = [wanted.start_us, wanted.end_us]
-
-    def also(condition: str, *given: object) -> None:
-        conditions.append(condition)
-        values.extend(given)
-
-    if wanted.project:
-        also("project = ?", wanted.project)
-    if wanted.provider:
-        also("provider = ?", wanted.provider)
-    if wanted.route:
-        also("route = ?", "@" + wanted.route.removeprefix("@"))
+def _search(wanted: LogFilter) -> _Search:
+    lead = "tagged" if wanted.tags else "records"
+    # CROSS JOIN fixes the order: from the tag's index to its rows, never the other way.
+    source = "tags AS tagged CROSS JOIN records ON records.seq = tagged.seq JOIN metas"
+    search = _Search(
+        lead,
+        f"{source} ON metas.seq = records.seq" if wanted.tags else _SOURCE,
+        f"{lead}.ts >= ? AND {lead}.ts < ?",
+        (wanted.start_us, wanted.end_us),
+    )
+    for index, (key, value) in enumerate(wanted.tags.items()):
+        if index == 0:
+            search = search.also("tagged.key = ? AND tagged.value = ?", key, value)
+        else:
+            search = search.also(
+                "EXISTS (SELECT 1 FROM tags WHERE key = ? AND value = ? AND"
+                " tags.ts = tagged.ts AND tags.seq = tagged.seq)",
+                key,
+                value,
+            )
+    equal = {
+        "project": wanted.project,
+        "provider": wanted.provider,
+        "route": wanted.route and "@" + wanted.route.removeprefix("@"),
+        "end_user": wanted.end_user,
+        "trace_id": wanted.trace_id,
+        "conversation_id": wanted.conversation_id,
+    }
+    for column, text in equal.items():
+        if text:
+            # The second half lets SQLite use an index that leaves the empty ones out.
+            search = search.also(f"{column} = ? AND {column} <> ''", text)
     if wanted.model:
-        also("(model = ? OR model_requested = ?)", wanted.model, wanted.model)
+        search = search.also("(model = ? OR model_requested = ?)", wanted.model, wanted.model)
     if wanted.status:
-        also("status BETWEEN ? AND ?", *_statuses(wanted.status))
-    # The second half of each lets SQLite use the index, which leaves the empty ones out.
-    if wanted.end_user:
-        also("end_user = ? AND end_user <> ''", wanted.end_user)
-    if wanted.trace_id:
-        also("trace_id = ? AND trace_id <> ''", wanted.trace_id)
-    if wanted.conversation_id:
-        also("conversation_id = ? AND conversation_id <> ''", wanted.conversation_id)
+        low, high = _statuses(wanted.status)
+        search = search.also("status BETWEEN ? AND ?", low, high)
+        if low >= _FAILED_STATUS_MIN:
+            search = search.also(f"status >= {_FAILED_STATUS_MIN}")
     if wanted.min_latency_ms is not None:
-        also("total_us >= ?", wanted.min_latency_ms * US_PER_MS)
+        search = search.also("total_us >= ?", wanted.min_latency_ms * US_PER_MS)
     if wanted.min_cost_nusd is not None:
-        also("cost_nusd >= ?", wanted.min_cost_nusd)
-    for key, value in wanted.tags.items():
-        also("seq IN (SELECT seq FROM tags WHERE key = ? AND value = ?)", key, value)
-    return " AND ".join(conditions), values
+        search = search.also("cost_nusd >= ?", wanted.min_cost_nusd)
+    return search
 
 
 def _statuses(text: str) -> tuple[int, int]:

@@ -1,9 +1,10 @@
 """The tables of a day's database, and how it is opened.
 
-`records` has a column for what is searched by and the rest of the record compressed in `meta`;
-`tags` is the index of tags; `rollups` sums each minute for the report, with histograms for its
-percentiles; `totals` sums the day for `/metrics`; `rings` keeps what drained rings had counted.
-Rollups and totals outlive the records.
+`records` has a column for what is searched by, and is narrow because a search by latency or
+cost reads all of it; `metas` has the records themselves, compressed. `tags` is the index of
+tags in the order of time, so the newest with a tag stand at its end. `rollups` sums each minute
+for the report, with histograms for its percentiles; `totals` sums the day for `/metrics`;
+`rings` keeps what drained rings had counted. These three outlive the records.
 """
 
 import sqlite3
@@ -40,17 +41,18 @@ CREATE TABLE IF NOT EXISTS records (
   body_hour INTEGER,
   body_part INTEGER,
   body_offset INTEGER,
-  body_length INTEGER,
-  meta BLOB NOT NULL
+  body_length INTEGER
 ) STRICT;
+CREATE TABLE IF NOT EXISTS metas (seq INTEGER PRIMARY KEY, meta BLOB NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS records_ts ON records (ts);
+CREATE INDEX IF NOT EXISTS records_failed ON records (ts) WHERE status >= 400;
 CREATE INDEX IF NOT EXISTS records_trace_id ON records (trace_id) WHERE trace_id <> '';
 CREATE INDEX IF NOT EXISTS records_conversation_id ON records (conversation_id)
   WHERE conversation_id <> '';
 CREATE INDEX IF NOT EXISTS records_end_user ON records (end_user, ts) WHERE end_user <> '';
 CREATE TABLE IF NOT EXISTS tags (
-  key TEXT NOT NULL, value TEXT NOT NULL, seq INTEGER NOT NULL,
-  PRIMARY KEY (key, value, seq)
+  key TEXT NOT NULL, value TEXT NOT NULL, ts INTEGER NOT NULL, seq INTEGER NOT NULL,
+  PRIMARY KEY (key, value, ts, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rollups (
   minute INTEGER NOT NULL,

@@ -28,7 +28,7 @@ DAYS_OPEN_MAX: Final = 3
 _IDS_A_QUERY_MAX: Final = 500
 
 _INSERT: Final = (
-    "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _RING_COUNTS: Final = (
     "accepted",
@@ -260,17 +260,20 @@ class TraceStore:
         places = self._write_bodies(fresh, now_us)
         first = (day.execute("SELECT max(seq) FROM records").fetchone()[0] or 0) + 1
         rows = []
-        tags: list[tuple[str, str, int]] = []
+        metas = []
+        tags: list[tuple[str, str, int, int]] = []
         totals = Totals()
         for seq, (one, place) in enumerate(zip(fresh, places, strict=True), first):
             record = one.record
             meta = self._compress(one.trace.meta)
             self.bytes_written += len(meta)
-            rows.append(_row(seq, record, one.trace.bodies, place, meta))
-            tags.extend((key, value, seq) for key, value in record.tags.items())
+            rows.append(_row(seq, record, one.trace.bodies, place))
+            metas.append((seq, meta))
+            tags.extend((key, value, record.ts_us, seq) for key, value in record.tags.items())
             totals.count(record)
         day.executemany(_INSERT, rows)
-        day.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?, ?)", tags)
+        day.executemany("INSERT INTO metas VALUES (?, ?)", metas)
+        day.executemany("INSERT INTO tags VALUES (?, ?, ?, ?)", tags)
         add_rollups(day, [one.record for one in fresh])
         add_totals(day, totals)
         return totals
@@ -324,9 +327,7 @@ def _known_ids(day: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
     return known
 
 
-def _row(
-    seq: int, record: Facts, bodies: str, place: BodyPlace | None, meta: bytes
-) -> tuple[object, ...]:
+def _row(seq: int, record: Facts, bodies: str, place: BodyPlace | None) -> tuple[object, ...]:
     return (
         seq,
         record.id,
@@ -347,5 +348,4 @@ def _row(
         None if place is None else place.part.part,
         None if place is None else place.offset,
         None if place is None else place.length,
-        meta,
     )
