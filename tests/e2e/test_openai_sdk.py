@@ -113,7 +113,7 @@ def test_an_async_client_gets_many_answers_at_once(
             answers = await asyncio.gather(
                 *(
                     sdk.chat.completions.create(
-                        model="sim/gpt-4o-mini?first_byte_ms=20",
+                        model="sim/gpt-4o-mini?first_byte_ms=20;tokens=40",
                         messages=HELLO,
                         max_tokens=n + 1,
                     )

@@ -192,11 +192,14 @@ def test_the_next_target_serves_after_a_fault_before_content(
     reply = call(gateway.port, chat_body(f"@{slug(fault)}", stream=stream))
     assert (reply.status, reply.text(), reply.ending) == (200, TEXT, Ending.WHOLE)
     assert reply.header("x-modelux-provider-used") == "healthy"
-    assert reply.header("x-modelux-attempts") == "2"
-    assert [each["fault"] for each in simulator.requests()] == [fault, None]
+    seen = simulator.requests()
+    assert seen[-1]["fault"] is None
+    _expect_tries_on_one_target(seen[:-1], fault)
+    assert reply.header("x-modelux-attempts") == str(len(seen))
     trace = gateway.trace(reply.request_id)
     assert _first_attempt(trace)["outcome"] in BEFORE_CONTENT[fault].outcomes
-    assert trace["attempts"][1]["outcome"] == "ok"
+    assert trace["attempts"][-1]["outcome"] == "ok"
+    assert len(trace["attempts"]) == len(seen)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -208,6 +211,16 @@ def test_a_fault_before_content_is_one_clear_error_where_nobody_else_can_serve(
     _expect_error(gateway, simulator, chat_body(model, stream=stream), BEFORE_CONTENT[fault])
 
 
+def _expect_tries_on_one_target(seen: list[Json], fault: str | None = None) -> None:
+    """One try once a byte was written; but a pooled connection may have closed under way."""
+    assert {each["fault"] for each in seen} == {fault} or fault is None
+    if len(seen) > 1:
+        pooled, fresh = seen
+        assert pooled["fault"] in {"reset_before", "fin_before"}
+        assert pooled["on_connection"] > 0
+        assert fresh["on_connection"] == 0
+
+
 def _expect_error(
     gateway: Gateway, simulator: Simulator, body: bytes, expected: Expected
 ) -> None:
@@ -216,8 +229,7 @@ def _expect_error(
     assert reply.error()["type"] == "upstream_error"
     assert reply.header("x-should-retry") == "false"
     assert reply.ending is Ending.WHOLE
-    # The same target is not tried again once a byte was written.
-    assert len(simulator.requests()) == 1
+    _expect_tries_on_one_target(simulator.requests())
     trace = gateway.trace(reply.request_id)
     assert (trace["status"], trace["error"]["code"]) == (expected.status, expected.code)
     assert _first_attempt(trace)["outcome"] in expected.outcomes
@@ -316,7 +328,9 @@ def test_a_stream_cut_inside_an_event_is_only_cut(
     reply = call(gateway.port, chat_body(model, stream=True))
     assert b'"error"' not in reply.body
     assert not reply.body.endswith(b"\n\n")
-    direct = call(simulator.port, chat_body(f"m?fault={fault};tokens=6", stream=True))
+    # Directly as the gateway asks: with usage, which is a member of every event.
+    asked = {"stream_options": {"include_usage": True}}
+    direct = call(simulator.port, chat_body(f"m?fault={fault};tokens=6", stream=True, **asked))
     # What came is passed on to the last byte: both hold the same half event.
     assert reply.body.rpartition(b"\n\n")[2][60:] == direct.body.rpartition(b"\n\n")[2][60:]
     _expect_cut(gateway, reply, {"interrupted"})

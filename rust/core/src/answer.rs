@@ -14,9 +14,52 @@ pub fn read_answer(body: &[u8]) -> (Option<Usage>, bool) {
     }
 }
 
+/// Whether a caller's JSON reader would take this for an object.
+///
+/// Python's and JavaScript's libraries differ on `NaN` and `Infinity`, which servers built on the
+/// former do send: such an answer is the caller's to read, its figures are believed by nobody.
 fn is_object(body: &[u8]) -> bool {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    is_strict_object(body) || is_strict_object(&without_odd_numbers(body))
+}
+
+fn is_strict_object(body: &[u8]) -> bool {
     let mut cursor = Cursor::new(body);
     matches!(cursor.kind(), Ok(Kind::Object)) && cursor.skip().is_ok() && cursor.end().is_ok()
+}
+
+/// The same text with `NaN`, `Infinity` and `-Infinity` outside of strings made zeros.
+fn without_odd_numbers(body: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(body.len());
+    let mut rest = body;
+    let mut in_string = false;
+    while let Some((&byte, after)) = rest.split_first() {
+        let odd = if in_string {
+            None
+        } else {
+            [&b"-Infinity"[..], b"Infinity", b"NaN"]
+                .into_iter()
+                .find(|word| rest.starts_with(word))
+        };
+        if let Some(word) = odd {
+            plain.push(b'0');
+            rest = &rest[word.len()..];
+            continue;
+        }
+        plain.push(byte);
+        rest = after;
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => {
+                if let Some((&escaped, after)) = rest.split_first() {
+                    plain.push(escaped);
+                    rest = after;
+                }
+            }
+            _ => {}
+        }
+    }
+    plain
 }
 
 /// The HTTP status that an error event stands for, when it comes before any content.

@@ -41,6 +41,9 @@ pub const INTERIM_ANSWERS_MAX: u32 = 16;
 /// Kept of one streamed answer for the trace.
 pub const STREAM_KEPT_BYTES_MAX: usize = 1024 * 1024;
 
+/// Most nano-USD in one request: what a double holds exactly.
+const MONEY_NUSD_MAX: u64 = 1 << 53;
+
 /// Room for the request line, the key and the length in an outgoing head.
 const WIRE_HEAD_BYTES: usize = 512;
 
@@ -744,29 +747,43 @@ impl Plan {
             self.attempt().first_us.get_or_insert(now_us);
             return self.complete_whole(gate, request_body, body, now_us);
         }
-        let Ok((complete, behind)) = self.decode(input) else {
-            return self.broken(
-                gate,
-                request_body,
-                Outcome::Malformed,
-                FailedBy::Reset,
-                now_us,
-            );
+        // What lies before a fault counts, or the outcome would depend on how the network cut it.
+        let decoded = self.decode(input);
+        let (complete, behind) = decoded.unwrap_or((false, 0));
+        let step = self.take_decoded(gate, request_body, complete, behind, now_us);
+        let written = match step {
+            Step::More if decoded.is_err() => Vec::new(),
+            Step::Write(bytes) if decoded.is_err() => bytes,
+            step => return step,
         };
+        match self.broken(gate, request_body, Outcome::Malformed, FailedBy::Reset, now_us) {
+            Step::Cut(rest) => Step::Cut([written, rest].concat()),
+            step => {
+                assert!(written.is_empty(), "an attempt that wrote is cut, not failed");
+                step
+            }
+        }
+    }
+
+    /// Go on with `self.decoded`, the newest bytes of the body.
+    fn take_decoded(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        complete: bool,
+        behind: usize,
+        now_us: u64,
+    ) -> Step {
         let Some(answer) = &self.answer else { return Step::More };
-        let status = answer.status;
         if complete {
             // What lies behind the end was never asked for: the connection is not used again.
             self.reusable = answer.keep_alive && behind == 0;
         }
-        if status >= 400 {
+        if answer.status >= 400 {
             return self.take_error(complete, now_us);
         }
-        if answer.sse && answer.encoding.is_none() && self.follower.is_none() {
-            self.follower = Some(Follower::new(false));
-        }
-        let streams = answer.sse && answer.encoding.is_none();
-        if streams {
+        if answer.sse && answer.encoding.is_none() {
+            self.follower.get_or_insert_with(|| Follower::new(false));
             self.take_stream(gate, request_body, complete, now_us)
         } else {
             self.take_whole(gate, request_body, complete, now_us)
@@ -1309,16 +1326,20 @@ impl Plan {
             .saturating_sub(connect_us + elsewhere_us)
     }
 
-    /// Sum over all attempts, where every one that cost something has a known price.
+    /// Sum over all attempts; None where one of them used something that has no known price, or
+    /// where the sum is beyond what money may be.
     #[must_use]
     pub fn total_cost(&self) -> Option<pricing::Cost> {
         let mut total: Option<pricing::Cost> = None;
-        for cost in self.attempts.iter().filter_map(|attempt| attempt.cost) {
+        for attempt in self.attempts.iter().filter(|attempt| attempt.usage.is_some()) {
+            let cost = attempt.cost?;
             let sum = total.unwrap_or(pricing::Cost { input_nusd: 0, output_nusd: 0 });
-            total = Some(pricing::Cost {
-                input_nusd: sum.input_nusd + cost.input_nusd,
-                output_nusd: sum.output_nusd + cost.output_nusd,
-            });
+            let input_nusd = sum.input_nusd.checked_add(cost.input_nusd)?;
+            let output_nusd = sum.output_nusd.checked_add(cost.output_nusd)?;
+            if input_nusd.checked_add(output_nusd)? > MONEY_NUSD_MAX {
+                return None;
+            }
+            total = Some(pricing::Cost { input_nusd, output_nusd });
         }
         total
     }
