@@ -15,7 +15,7 @@ TARGET: Final = re.compile(r"(?:`|^)make ([a-z]+)\b", re.MULTILINE)
 METRIC: Final = re.compile(r"\bmodelux_[a-z_]+\b")
 CODE: Final = ("modelux/", "rust/core/src/", "rust/py/src/")
 # How the record is written: a method named for the kind of value, then the field's name.
-FIELD: Final = re.compile(r'\.(?:\w+)\(\s*"([a-z]\w+)"')
+FIELD: Final = re.compile(r'\.\w+\(\s*(?:key!\(\s*)?"([a-z]\w+)"')
 # Said in words: what may never be passed on, and a family of headers.
 PLACEHOLDERS: Final = frozenset({"modelux_core", "modelux_native", "modelux_bench"})
 

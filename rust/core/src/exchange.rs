@@ -220,6 +220,7 @@ impl Drop for InFlight {
 }
 
 /// One exchange from the gate to its record.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of one exchange")]
 pub struct Plan {
     pub(crate) snapshot: Rc<Snapshot>,
     pub(crate) endpoint: Endpoint,
@@ -559,6 +560,9 @@ impl Plan {
     }
 
     /// The request bytes of the current attempt are about to be written.
+    ///
+    /// # Panics
+    /// If they were written before.
     pub fn sent(&mut self, now_us: u64) {
         let attempt = self.attempt();
         assert!(attempt.sent_us.is_none(), "an attempt is sent once");
@@ -1285,6 +1289,9 @@ impl Plan {
     }
 
     /// Nobody could serve: write the record of what the caller was told instead.
+    ///
+    /// # Panics
+    /// If the exchange is over, or an answer is on its way to the caller.
     pub fn give_up(
         &mut self,
         gate: &mut Gate,
@@ -1521,6 +1528,7 @@ fn push_hex(out: &mut Vec<u8>, number: u64) {
 }
 
 /// USD with nine decimals; `short` drops trailing zeros down to six.
+#[expect(clippy::cast_possible_truncation, reason = "one decimal digit")]
 pub fn push_usd(out: &mut Vec<u8>, nusd: u64, short: bool) {
     push_number(out, nusd / 1_000_000_000);
     out.push(b'.');

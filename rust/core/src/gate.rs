@@ -276,7 +276,7 @@ impl Gate {
                 let code =
                     if fault.status() == 431 { "headers_too_large" } else { "invalid_request" };
                 let subject = self.subject(now_us, unix_us);
-                return self.refuse(
+                return Self::refuse(
                     Refusal::new(code, fault.text()),
                     subject,
                     Ending { consumed: input.len(), keep_alive: false, head_only: false },
@@ -301,7 +301,7 @@ impl Gate {
         let place = match request.place() {
             Ok(place) => place,
             Err(refusal) => {
-                return self.refuse_head(request, refusal, body.is_some(), input.len());
+                return Self::refuse_head(request, refusal, body.is_some(), input.len());
             }
         };
         if let Place::Health { ready } = place {
@@ -310,11 +310,11 @@ impl Gate {
         let key = match request.identify(unix_us) {
             Ok(key) => key,
             Err(refusal) => {
-                return self.refuse_head(request, refusal, body.is_some(), input.len());
+                return Self::refuse_head(request, refusal, body.is_some(), input.len());
             }
         };
         if let Err(refusal) = request.check_size() {
-            return self.refuse_head(request, refusal, body.is_some(), input.len());
+            return Self::refuse_head(request, refusal, body.is_some(), input.len());
         }
         let (body, consumed) = match (head.framing, body) {
             (_, Some(body)) => (body, input.len()),
@@ -358,7 +358,7 @@ impl Gate {
                     ),
                 );
                 refusal.retry_after_s = Some(rate.retry_after_us.div_ceil(1_000_000).max(1));
-                return self.refuse_request(request, refusal, ending);
+                return Self::refuse_request(request, refusal, ending);
             }
         }
         let endpoint = match place {
@@ -374,7 +374,7 @@ impl Gate {
                     "workers keep dying: this instance refuses requests until it is calm again",
                 );
                 refusal.retry_after_s = Some(10);
-                return self.refuse_request(request, refusal, ending);
+                return Self::refuse_request(request, refusal, ending);
             }
             _ if self.in_flight.get() >= snapshot.server.max_in_flight => {
                 let mut refusal = Refusal::new(
@@ -385,12 +385,12 @@ impl Gate {
                     ),
                 );
                 refusal.retry_after_s = Some(1);
-                return self.refuse_request(request, refusal, ending);
+                return Self::refuse_request(request, refusal, ending);
             }
             _ => {}
         }
         match request.understand(&key, endpoint, body) {
-            Err(refusal) => self.refuse_request(request, refusal, ending),
+            Err(refusal) => Self::refuse_request(request, refusal, ending),
             Ok((facts, choice)) => {
                 let Request { subject, rate, .. } = request;
                 let first = choice.first;
@@ -447,7 +447,7 @@ impl Gate {
             subject = request.subject;
         }
         let ending = Ending { consumed: input.len(), keep_alive: false, head_only: false };
-        self.refuse(Refusal::new(code, message), subject, ending, None, StoreBodies::None)
+        Self::refuse(Refusal::new(code, message), subject, ending, None, StoreBodies::None)
     }
 
     /// Write the record of a refused request. `kind` and `code` are those of the answer.
@@ -473,7 +473,6 @@ impl Gate {
     }
 
     fn refuse(
-        &self,
         refusal: Refusal,
         subject: Subject,
         ending: Ending,
@@ -493,7 +492,6 @@ impl Gate {
 
     /// Refuse by the head alone. The connection survives only if there is no body left to read.
     fn refuse_head(
-        &self,
         request: Request<'_, '_>,
         refusal: Refusal,
         body_read: bool,
@@ -516,20 +514,15 @@ impl Gate {
             keep_alive: head.keep_alive && whole,
             head_only: head.method == "HEAD",
         };
-        self.refuse_request(request, refusal, ending)
+        Self::refuse_request(request, refusal, ending)
     }
 
-    fn refuse_request(
-        &self,
-        request: Request<'_, '_>,
-        refusal: Refusal,
-        ending: Ending,
-    ) -> Begin {
+    fn refuse_request(request: Request<'_, '_>, refusal: Refusal, ending: Ending) -> Begin {
         let store_bodies = request.project.map_or(StoreBodies::None, |project| {
             request.snapshot.projects[project].store_bodies
         });
         let Request { subject, rate, .. } = request;
-        self.refuse(refusal, subject, ending, rate, store_bodies)
+        Self::refuse(refusal, subject, ending, rate, store_bodies)
     }
 
     fn health(&self, request: &Request<'_, '_>, ready: bool, input_bytes: usize) -> Begin {
@@ -581,7 +574,7 @@ impl Gate {
                     ),
                 )
                 .param("model");
-                self.refuse_request(request, refusal, ending)
+                Self::refuse_request(request, refusal, ending)
             }
         }
     }
@@ -614,6 +607,7 @@ impl Gate {
     }
 }
 
+#[derive(Clone, Copy)]
 struct Ending {
     consumed: usize,
     keep_alive: bool,
@@ -1132,6 +1126,7 @@ pub fn vendor_of(model: &str) -> Option<&'static str> {
     PREFIXES.iter().find(|(prefix, _)| model.starts_with(prefix)).map(|(_, vendor)| *vendor)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` hands over")]
 fn scan_refusal(fault: ScanFault) -> Refusal {
     let code = fault.code();
     let refusal = Refusal::new(code, fault.message());
@@ -1251,7 +1246,7 @@ fn listed(names: impl Iterator<Item = String>) -> String {
     const NAMES_MAX: usize = 8;
     let mut names: Vec<String> = names.take(NAMES_MAX + 1).collect();
     if names.len() > NAMES_MAX {
-        names[NAMES_MAX] = "…".to_owned();
+        "…".clone_into(&mut names[NAMES_MAX]);
     }
     names.join(", ")
 }

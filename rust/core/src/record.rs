@@ -114,6 +114,7 @@ impl<'o> Object<'o> {
         self.maybe_text(key, Some(value).filter(|value| !value.is_empty()));
     }
 
+    #[expect(clippy::cast_possible_truncation, reason = "one decimal digit")]
     fn number(&mut self, key: &'static str, value: u64) {
         let out = self.key(key);
         if value < 10 {
@@ -197,6 +198,7 @@ impl<'o> Object<'o> {
 }
 
 /// Write the record of a request that went through the gate.
+#[expect(clippy::too_many_arguments, reason = "one caller for each kind of end")]
 pub(crate) fn served(
     ring: &mut RingWriter,
     scratch: &mut Vec<u8>,
@@ -370,7 +372,7 @@ fn push_subject(record: &mut Object<'_>, snapshot: &Snapshot, subject: &Subject)
     record.maybe_text(key!("sdk"), subject.sdk.as_deref());
     record.maybe_number(key!("sdk_retry"), subject.sdk_retry);
     record.list(key!("warnings"), subject.warnings.iter(), |out, warning| {
-        push_json_text(out, warning)
+        push_json_text(out, warning);
     });
 }
 
@@ -441,7 +443,7 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     object.text(key!("summary"), &summary);
     let leaf = plan.attempts.last().map_or(plan.choice.first, |attempt| attempt.leaf);
     object.list(key!("path"), flat.leaves[leaf].path.iter(), |out, step| {
-        push_json_text(out, step)
+        push_json_text(out, step);
     });
     object.list(key!("candidates"), flat.leaves.iter().enumerate(), |out, (index, leaf)| {
         let rejected = plan.choice.rejected[index];

@@ -64,6 +64,7 @@ pub struct TargetNode {
 
 /// Time limits in milliseconds; absent ones are inherited.
 #[derive(Deserialize, Debug, Default, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the unit ends the name")]
 struct Limits {
     #[serde(default)]
     timeout_ms: Option<u64>,
@@ -147,6 +148,7 @@ impl FailedBy {
 
 /// What a config goes on to its next target for.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent causes")]
 pub struct RetryOn {
     timeout: bool,
     reset: bool,

@@ -70,6 +70,7 @@ fn values() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
+#[expect(clippy::unwrap_used, reason = "a helper of tests, which may")]
 fn patched(body: &str, edit: &Edit<'_>) -> Result<(Facts, String), ScanFault> {
     let facts = scan(body.as_bytes(), Shape::Chat)?;
     let mut out = Vec::new();
@@ -108,8 +109,10 @@ proptest! {
     fn a_string_means_what_another_reader_reads(text in ".{0,80}", spelling in 0..3) {
         let quoted = match spelling {
             0 => serde_json::to_string(&text).unwrap(),
-            1 => format!("\"{}\"", text.encode_utf16().map(|unit| format!("\\u{unit:04X}"))
-                .collect::<String>()),
+            1 => {
+                let escape = |out, unit| format!("{out}\\u{unit:04X}");
+                text.encode_utf16().fold("\"".to_owned(), escape) + "\""
+            }
             _ => {
                 let mut out = Vec::new();
                 modelux_core::patch::quote(&text, &mut out);
