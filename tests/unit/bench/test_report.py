@@ -56,3 +56,10 @@ def test_figures_are_written_with_about_three_digits(value: float, text: str) ->
 def test_one_round_has_no_spread_to_show() -> None:
     assert report.spread_text(Spread(median=2, low=2, high=2, count=1)) == "2.00"
     assert report.spread_text(None) == "–"
+
+
+def test_a_run_on_a_busy_machine_says_so() -> None:
+    busy = replace(CONTEXT, load_average=3.0)
+
+    assert "not quiet" in report.document(busy, rows(), file="f", request_bytes=1)
+    assert "not quiet" not in report.document(CONTEXT, rows(), file="f", request_bytes=1)
