@@ -1,5 +1,7 @@
 //! The JSON walk against another reader, and patched bodies against their meaning.
 
+#![expect(clippy::unwrap_used, reason = "a test that unwraps names the line that failed")]
+
 use modelux_core::json::Cursor;
 use modelux_core::patch::{Edit, patch};
 use modelux_core::scan::{Facts, ScanFault, Shape, scan};
@@ -70,7 +72,6 @@ fn values() -> impl Strategy<Value = serde_json::Value> {
     })
 }
 
-#[expect(clippy::unwrap_used, reason = "a helper of tests, which may")]
 fn patched(body: &str, edit: &Edit<'_>) -> Result<(Facts, String), ScanFault> {
     let facts = scan(body.as_bytes(), Shape::Chat)?;
     let mut out = Vec::new();

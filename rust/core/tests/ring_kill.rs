@@ -1,6 +1,8 @@
 //! A real process appends and is killed with SIGKILL, again and again: nothing that it was told
 //! is accepted is lost, doubled or torn.
 
+#![expect(clippy::unwrap_used, reason = "a test that unwraps names the line that failed")]
+
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};

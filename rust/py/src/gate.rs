@@ -143,6 +143,7 @@ impl Gate {
     #[new]
     #[pyo3(signature = (snapshot, secrets, catalogue, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed))]
     #[expect(clippy::too_many_arguments, reason = "called once, by keyword")]
+    #[expect(clippy::needless_pass_by_value, reason = "what comes from Python is owned")]
     fn new(
         snapshot: &[u8],
         secrets: HashMap<String, String>,
@@ -177,6 +178,7 @@ impl Gate {
     }
 
     /// Use another configuration from the next request on.
+    #[expect(clippy::needless_pass_by_value, reason = "what comes from Python is owned")]
     fn load(&self, snapshot: &[u8], secrets: HashMap<String, String>) -> PyResult<()> {
         let snapshot = snapshot_from(snapshot, &secrets)?;
         self.inner.borrow_mut().load(snapshot);
@@ -193,7 +195,7 @@ impl Gate {
     ) -> PyResult<Py<PyAny>> {
         let begun = self.inner.borrow_mut().begin(
             data.as_bytes(),
-            body.map(|body| body.as_bytes()),
+            body.map(PyBytesMethods::as_bytes),
             peer,
             mono_us(),
             unix_us(),
