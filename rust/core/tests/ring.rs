@@ -1,6 +1,10 @@
 //! The ring beside a queue: whatever is done in whatever order, the same comes out.
 
-#![expect(clippy::expect_used, reason = "a test that unwraps names the line that failed")]
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that unwraps names the line that failed"
+)]
 
 use std::collections::VecDeque;
 use std::path::Path;
