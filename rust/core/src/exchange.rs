@@ -276,10 +276,10 @@ impl Plan {
     ) -> Self {
         let mut lines = Vec::with_capacity(512);
         let mut has_type = false;
-        for (name, value) in head.headers() {
-            if travels(name) && !head.is_hop_by_hop(name) {
-                has_type |= name.eq_ignore_ascii_case("content-type");
-                lines.extend_from_slice(name.as_bytes());
+        for (name, value) in head.raw_headers() {
+            if travels(name) && !head.is_nominated(name) {
+                has_type |= name.eq_ignore_ascii_case(b"content-type");
+                lines.extend_from_slice(name);
                 lines.extend_from_slice(b": ");
                 lines.extend_from_slice(value);
                 lines.extend_from_slice(b"\r\n");
@@ -666,22 +666,22 @@ impl Plan {
             keep_alive: head.keep_alive,
         };
         let text = |value: &[u8]| std::str::from_utf8(value).ok().map(str::to_owned);
-        for (name, value) in head.headers() {
+        for (name, value) in head.raw_headers() {
             if !passes_back(name, head.status) {
                 continue;
             }
-            if name.eq_ignore_ascii_case("content-type") {
+            if name.eq_ignore_ascii_case(b"content-type") {
                 answer.sse = starts_with_ignoring_case(value, b"text/event-stream");
                 answer.json = starts_with_ignoring_case(value, b"application/json");
-            } else if name.eq_ignore_ascii_case("content-encoding") {
+            } else if name.eq_ignore_ascii_case(b"content-encoding") {
                 answer.encoding = text(value).filter(|encoding| encoding != "identity");
-            } else if name.eq_ignore_ascii_case("retry-after") {
+            } else if name.eq_ignore_ascii_case(b"retry-after") {
                 answer.retry_after = text(value);
-            } else if name.eq_ignore_ascii_case("x-request-id") {
+            } else if name.eq_ignore_ascii_case(b"x-request-id") {
                 let request_id = text(value);
                 self.attempt().request_id = request_id;
             }
-            lines.extend_from_slice(name.as_bytes());
+            lines.extend_from_slice(name);
             lines.extend_from_slice(b": ");
             lines.extend_from_slice(value);
             lines.extend_from_slice(b"\r\n");
@@ -1456,9 +1456,9 @@ fn pick_credential(provider: &Provider, request_id: &str) -> usize {
 }
 
 /// Which fields of a provider's answer reach the caller.
-fn passes_back(name: &str, status: u16) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
-    match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+fn passes_back(name: &[u8], status: u16) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    match name.first().map(u8::to_ascii_lowercase) {
         Some(b'c') => {
             is("content-type")
                 || is("content-encoding")

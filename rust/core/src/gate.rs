@@ -776,8 +776,10 @@ impl Request<'_, '_> {
                 "this needs a valid modelux key (`mlx_sk_...`) as `Authorization: Bearer KEY`",
             )
         };
-        let mut fields =
-            self.head.headers().filter(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+        let mut fields = self
+            .head
+            .raw_headers()
+            .filter(|(name, _)| name.eq_ignore_ascii_case(b"authorization"));
         let value = fields.next().map(|(_, value)| value).ok_or_else(refused)?;
         if fields.next().is_some() {
             return Err(refused());
@@ -833,26 +835,22 @@ impl Request<'_, '_> {
         let mut user = None;
         let mut trace_id = None;
         let mut conversation_id = None;
-        for (name, value) in self.head.headers() {
-            if !name
-                .as_bytes()
-                .first()
-                .is_some_and(|first| matches!(first, b'x' | b'X' | b'u' | b'U'))
-            {
+        for (name, value) in self.head.raw_headers() {
+            if !name.first().is_some_and(|first| matches!(first, b'x' | b'X' | b'u' | b'U')) {
                 continue;
             }
-            if name.eq_ignore_ascii_case("x-modelux-user-tags") {
+            if name.eq_ignore_ascii_case(b"x-modelux-user-tags") {
                 parse_tags(value, &mut from_header)?;
-            } else if name.eq_ignore_ascii_case("x-modelux-user-id") {
+            } else if name.eq_ignore_ascii_case(b"x-modelux-user-id") {
                 user = Some(header_text(value, "X-Modelux-User-Id")?);
-            } else if name.eq_ignore_ascii_case("x-modelux-trace-id") {
+            } else if name.eq_ignore_ascii_case(b"x-modelux-trace-id") {
                 trace_id = Some(header_text(value, "X-Modelux-Trace-Id")?);
-            } else if name.eq_ignore_ascii_case("x-modelux-conversation-id") {
+            } else if name.eq_ignore_ascii_case(b"x-modelux-conversation-id") {
                 conversation_id = Some(header_text(value, "X-Modelux-Conversation-Id")?);
-            } else if name.eq_ignore_ascii_case("x-stainless-retry-count") {
+            } else if name.eq_ignore_ascii_case(b"x-stainless-retry-count") {
                 self.subject.sdk_retry =
                     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-            } else if name.eq_ignore_ascii_case("user-agent") {
+            } else if name.eq_ignore_ascii_case(b"user-agent") {
                 self.subject.sdk = sdk(value);
             }
         }
@@ -1335,13 +1333,14 @@ impl Ids {
 /// A proxy forwards what it does not know (RFC 9110 section 7.6); what it must not forward are
 /// hop-by-hop fields, credentials, what names the caller's network, and our own extras.
 #[must_use]
-pub fn travels(name: &str) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other);
+pub fn travels(name: &[u8]) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     let starts = |prefix: &str| {
-        name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        name.get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
     };
     // By first letter: a head has a dozen fields, and most are decided by one comparison.
-    !match name.as_bytes().first().map(u8::to_ascii_lowercase) {
+    !match name.first().map(u8::to_ascii_lowercase) {
         Some(b'a') => is("authorization") || is("accept-encoding") || is("api-key"),
         Some(b'c') => is("content-length") || is("connection") || is("cookie"),
         Some(b'e') => is("expect"),
