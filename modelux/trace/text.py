@@ -153,5 +153,6 @@ def _usd_digits(amount_nusd: int) -> str:
 
 
 def _safe(text: str) -> str:
-    short = text if len(text) <= TEXT_CHARS_MAX else f"{text[:TEXT_CHARS_MAX]}..."
-    return printable(short)
+    # Cut before, so that no megabyte is escaped, and after, as an escape is up to ten long.
+    safe = printable(text[: TEXT_CHARS_MAX + 1])
+    return safe if len(safe) <= TEXT_CHARS_MAX else f"{safe[:TEXT_CHARS_MAX]}..."

@@ -144,5 +144,5 @@ class RingBesideList(RuleBasedStateMachine):
         assert self.stored <= set(self.accepted)
 
 
-RingBesideList.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+RingBesideList.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestRing = RingBesideList.TestCase

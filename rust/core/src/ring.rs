@@ -606,10 +606,8 @@ impl RingReader {
     pub fn commit(&mut self) -> io::Result<()> {
         self.has_unsettled = false;
         self.mapped.word(TAIL_OFFSET).store(self.read_at, Ordering::Release);
-        if self.read_at != self.goal || self.spill_at != self.spill_goal {
-            // Records up to the head may still name bodies before the spill mark.
-            return Ok(());
-        }
+        // The spill is followed only while the ring has been read up to the head that was
+        // loaded after the spill's mark: no record ahead names a body behind this place.
         let released = self.mapped.word(SPILL_TAIL_OFFSET).load(Ordering::Relaxed);
         if released == self.spill_at {
             return Ok(());

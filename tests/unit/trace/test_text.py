@@ -2,7 +2,7 @@ import json
 import textwrap
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelux.trace.record import parse_record
@@ -136,6 +136,7 @@ def test_a_list_line_begins_with_the_time_and_ends_with_the_error() -> None:
 
 
 @given(st.text(max_size=400), st.text(max_size=20))
+@example("\U000e0001" * 400, "")
 def test_no_record_can_command_a_terminal(first: str, second: str) -> None:
     text = first + "\x1b[2J\r\n\u202e" + second
     lines = explanation(
