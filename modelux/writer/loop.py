@@ -14,7 +14,7 @@ from typing import Final, final
 from modelux._native import Cells, Redactor
 from modelux.errors import StoreError
 from modelux.log import Log
-from modelux.store.layout import CELLS_FILE, METRICS_FILE
+from modelux.store.layout import CELLS_FILE, METRICS_FILE, boot_id
 from modelux.trace.files import spill_dir, trace_files
 from modelux.trace.record import Trace
 from modelux.trace.retention import Retention
@@ -59,7 +59,8 @@ class TraceWriter:
         self._store.load_totals()
         self._retention = Retention(self._store, files, options.retention)
         self._size_look_bytes = max(1, options.retention.trace_max_bytes // SIZE_LOOKS)
-        self._rings = Rings(state_dir, spill, options.boot_id, log)
+        this_boot = boot_id() if options.boot_id is None else options.boot_id
+        self._rings = Rings(state_dir, spill, this_boot, log)
         self._rings.clean(unix_us())
         self._drained_counts = self._store.ring_counts()
         self._malformed = 0

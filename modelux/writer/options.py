@@ -20,7 +20,7 @@ class WriterOptions:
     drain_s: float = DRAIN_S
     """How long workers may take to end once the supervisor is gone."""
     boot_id: str | None = None
-    """Rings of another boot are refused; None takes all."""
+    """Rings of another boot are refused; None: this boot is meant."""
     log_level: str = "info"
     log_format: str = "auto"
 

@@ -45,7 +45,7 @@ class OpenRing:
 class Rings:
     """Every ring in `state_dir` that this process could become the reader of."""
 
-    def __init__(self, state_dir: Path, spill: Path, boot_id: str | None, log: Log) -> None:
+    def __init__(self, state_dir: Path, spill: Path, boot_id: str, log: Log) -> None:
         self._state_dir = state_dir
         self._spill = spill
         self._boot_id = boot_id

@@ -73,7 +73,7 @@ class Place:
         command = [sys.executable, "-m", "modelux.writer.process"]
         place = ("--state-dir", str(self.state), "--data-dir", str(self.data))
         # The records of these tests bear one date, whatever the day is.
-        kept = '{"record_retention_days": 100000, "rollup_retention_days": 100000}'
+        kept = '{"boot_id": "", "record_retention_days": 90000, "rollup_retention_days": 90000}'
         line = [*command, *place, "--options", kept, *words]
         return subprocess.Popen(line, cwd=ROOT, pass_fds=fds)
 
