@@ -189,6 +189,13 @@ class Plan:
         """Return target, provider, outcome, status and time limit in ms of each attempt."""
 
     def error_body(self) -> tuple[str, bool]: ...
+    @property
+    def recorded(self) -> tuple[int, int] | None:
+        """Status and total time in microseconds, once the exchange is recorded."""
+
+    def abandon(self) -> None:
+        """Write what is known of an exchange that a bug of ours ended, once."""
+
     def own_lines(self) -> bytes: ...
     def give_up(self, status: int, kind: str, code: str, message: str) -> None: ...
 

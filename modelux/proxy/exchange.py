@@ -81,6 +81,9 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
                 _give_up(caller, plan)
                 break
         caller.plan = None
+        if shell.times.access_log and plan.recorded is not None:
+            status, total_us = plan.recorded
+            shell.log.info("request", request_id=plan.id, status=status, total_us=total_us)
         if step == STEP_CUT:
             _cut(caller, plan)
             return

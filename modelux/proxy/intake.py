@@ -183,6 +183,10 @@ def _answer(caller: ClientConnection, shell: Shell, begun: Local | Refused) -> b
         body = caller.input[: begun.consumed] if begun.keep_alive else b""
         body = body.partition(b"\r\n\r\n")[2]
         shell.gate.record_refused(begun, answer.status, answer.type, body)
+        if shell.times.access_log:
+            shell.log.info(
+                "request", request_id=begun.id, status=answer.status, error=answer.code
+            )
     if keep_alive:
         caller.unread(caller.input[begun.consumed :])
         return True

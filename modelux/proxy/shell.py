@@ -4,6 +4,7 @@ One `Shell` a process, owned by `worker`; connections and exchanges read it. It 
 they need not know the worker, and a test can put one together with parts of its own.
 """
 
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable, Coroutine
@@ -27,6 +28,7 @@ class Times:
     client_body_timeout_us: int
     client_keepalive_us: int
     body_bytes_max: int
+    access_log: bool
 
 
 class Shell:
@@ -85,7 +87,11 @@ class Shell:
         if caller.upstream is not None:
             caller.upstream.abort()
             caller.upstream = None
-        caller.plan = None
+        plan, caller.plan = caller.plan, None
+        if plan is not None:
+            # A panic may have left the native side unusable: then the log has to do.
+            with contextlib.suppress(RuntimeError):
+                plan.abandon()
         if not caller.closed:
             caller.abort()
         if isinstance(bug, KeyboardInterrupt | SystemExit):

@@ -264,6 +264,7 @@ def times_of(document: dict[str, object]) -> Times:
         client_body_timeout_us=server["client_body_timeout_ms"] * US_PER_MS,
         client_keepalive_us=server["client_keepalive_ms"] * US_PER_MS,
         body_bytes_max=server["body_bytes_max"],
+        access_log=server["access_log"],
     )
 
 

@@ -254,6 +254,7 @@ pub struct Plan {
     deadline_us: u64,
     reusable: bool,
     may_go_on: bool,
+    recorded: Option<(u16, u64)>,
     in_flight: Option<InFlight>,
 }
 
@@ -325,6 +326,7 @@ impl Plan {
             deadline_us: u64::MAX,
             reusable: false,
             may_go_on: true,
+            recorded: None,
             in_flight: Some(in_flight),
         }
     }
@@ -889,16 +891,7 @@ impl Plan {
         out.extend_from_slice(body);
         self.relayed_bytes = body.len() as u64;
         self.end();
-        record::served(
-            &mut gate.ring,
-            &mut gate.scratch,
-            self,
-            answer.status,
-            request_body,
-            body,
-            None,
-            now_us,
-        );
+        self.record(gate, answer.status, request_body, body, None, now_us);
         Step::Done(out)
     }
 
@@ -958,16 +951,7 @@ impl Plan {
         let status = self.answer.as_ref().map_or(200, |answer| answer.status);
         self.end();
         let kept = std::mem::take(&mut self.kept);
-        record::served(
-            &mut gate.ring,
-            &mut gate.scratch,
-            self,
-            status,
-            request_body,
-            &kept,
-            None,
-            now_us,
-        );
+        self.record(gate, status, request_body, &kept, None, now_us);
         Step::Done(out)
     }
 
@@ -1059,16 +1043,7 @@ impl Plan {
                     "client_closed",
                     "the caller closed the connection",
                 );
-                record::served(
-                    &mut gate.ring,
-                    &mut gate.scratch,
-                    self,
-                    499,
-                    request_body,
-                    &kept,
-                    Some(error),
-                    now_us,
-                );
+                self.record(gate, 499, request_body, &kept, Some(error), now_us);
                 Step::Cut(Vec::new())
             }
             Fault::Connect => self.fail(Outcome::ConnectError, FailedBy::Connect, now_us),
@@ -1184,16 +1159,7 @@ impl Plan {
             "stream_interrupted",
             "the provider's stream ended before it was complete",
         );
-        record::served(
-            &mut gate.ring,
-            &mut gate.scratch,
-            self,
-            status,
-            request_body,
-            &kept,
-            Some(error),
-            now_us,
-        );
+        self.record(gate, status, request_body, &kept, Some(error), now_us);
         Step::Cut(out)
     }
 
@@ -1216,6 +1182,35 @@ impl Plan {
         attempt.cost = cost;
         attempt.outcome = Some(outcome);
         attempt.ended_us = Some(now_us);
+    }
+
+    fn record(
+        &mut self,
+        gate: &mut Gate,
+        status: u16,
+        request_body: &[u8],
+        response_body: &[u8],
+        error: Option<(&str, &str, &str)>,
+        now_us: u64,
+    ) {
+        assert!(self.recorded.is_none(), "an exchange is recorded once");
+        self.recorded = Some((status, now_us.saturating_sub(self.subject.started_us)));
+        record::served(
+            &mut gate.ring,
+            &mut gate.scratch,
+            self,
+            status,
+            request_body,
+            response_body,
+            error,
+            now_us,
+        );
+    }
+
+    /// Status and total time in microseconds, once the exchange is recorded.
+    #[must_use]
+    pub fn recorded(&self) -> Option<(u16, u64)> {
+        self.recorded
     }
 
     fn end(&mut self) {
@@ -1305,16 +1300,19 @@ impl Plan {
             "given up once, in time"
         );
         self.end();
-        record::served(
-            &mut gate.ring,
-            &mut gate.scratch,
-            self,
-            status,
-            request_body,
-            b"",
-            Some(error),
-            now_us,
-        );
+        self.record(gate, status, request_body, b"", Some(error), now_us);
+    }
+
+    /// A bug of ours ended this exchange: write what is known of it, once.
+    pub fn abandon(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) {
+        if self.recorded.is_some() {
+            return;
+        }
+        self.reusable = false;
+        self.settle(None, Outcome::Interrupted, now_us);
+        self.end();
+        let error = ("internal_error", "internal_error", "modelux failed at this request");
+        self.record(gate, 500, request_body, b"", Some(error), now_us);
     }
 
     /// Time in modelux before the winning attempt's request was written: not the attempts before

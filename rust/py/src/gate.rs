@@ -423,6 +423,18 @@ impl Plan {
         PyBytes::new(py, &lines)
     }
 
+    /// Status and total time in microseconds, once recorded.
+    #[getter]
+    fn recorded(&self) -> Option<(u16, u64)> {
+        self.inner.recorded()
+    }
+
+    /// A bug ended this exchange: write what is known of it, once.
+    fn abandon(&mut self, py: Python<'_>) {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        self.inner.abandon(&mut self.gate.borrow_mut(), request_body, mono_us());
+    }
+
     /// Nobody could serve: record what the caller is told instead.
     fn give_up(&mut self, py: Python<'_>, status: u16, kind: &str, code: &str, message: &str) {
         let request_body = &self.source.as_bytes(py)[self.range.clone()];
