@@ -45,6 +45,8 @@ Measured by `{command}` at commit `{commit}`{dirty}, {started}, seed {seed}{quic
 - CPU is that of the worker process, user and kernel, from the scheduler's nanoseconds, while
   closed-loop connections always wait for an answer. Trace writer and supervisor run on the
   same CPU and are shown beside it.
+- On loopback who sends also pays for waking who receives. Where peers never sleep, load
+  generator and upstream spin, and that is left out for everybody.
 - Traces shed are those of which a body or all was not kept: at full load the one CPU that
   worker and writer share makes more traces than it can store. At fixed rates none may be.
 - Latency is open-loop: Poisson arrivals, counted from the instant the request was meant to be
@@ -248,6 +250,7 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
     )
     sections = [machine, "## Figures", figures_table(figures.load_figures(), rows)]
     unary = [(f"unary_c{n}", f"{n} connections") for n in (1, 32, 64)]
+    unary += [("unary_awake_c32", "32 connections, peers never sleep")]
     unary += [("open_2000", "2,000 requests/s, 64 connections")]
     unary += [("unary_tls_c32", "32 connections, TLS upstream")]
     unary += [("history_c32", "32 connections, store full or empty")]

@@ -126,6 +126,8 @@ def scenarios(sizes: Sizes) -> list[Scenario]:
         Scenario(name=f"unary_c{connections}", door=UNARY, measure=closed_unary(connections))
         for connections in (1, 32, 64)
     ]
+    awake = closed_unary_awake(32)
+    found += [Scenario(name="unary_awake_c32", door=UNARY, measure=awake, needs_worker=True)]
     found += [
         Scenario(name=f"open_{rate}", door=UNARY, measure=open_unary(rate, seconds))
         for rate, seconds in sizes.open_s.items()
@@ -217,6 +219,7 @@ def _traces_shed(target: Target) -> float | None:
 
 def closed_unary(connections: int, door: str = UNARY) -> Measure:
     """CPU per request with so many connections, each always waiting for an answer."""
+    tls = "_tls" if door == TLS else ""
 
     def measure(bench: Bench, target: Target, round_: int) -> Row:
         load = replace(
@@ -224,20 +227,38 @@ def closed_unary(connections: int, door: str = UNARY) -> Measure:
             connections=connections,
             duration_s=bench.sizes.closed_s,
         )
-        run = _run(bench, target, load)
-        answered = run.answered
-        values = run.shares(answered.answers, "request")
-        values["requests_per_s"] = answered.answers / answered.window_s
-        tls = "_tls" if door == TLS else ""
-        return Row(
-            scenario=f"unary{tls}_c{connections}",
-            target=target.name,
-            round=round_,
-            is_checked=True,
-            values=values,
-        )
+        return _closed_row(f"unary{tls}_c{connections}", bench, target, load, round_)
 
     return measure
+
+
+def closed_unary_awake(connections: int) -> Measure:
+    """Return the same where load generator and upstream never sleep.
+
+    A sender on loopback also wakes the receiver, the more often the idler that is: a proxy that
+    is the limit pays for peers that wait for it. Over a network it would not.
+    """
+
+    def measure(bench: Bench, target: Target, round_: int) -> Row:
+        load = replace(
+            _load(bench, target, UNARY, "unary", round_),
+            connections=connections,
+            duration_s=bench.sizes.closed_s,
+            is_spinning=True,
+        )
+        with tools.spinning_upstream(bench.backends.plain_port):
+            return _closed_row(f"unary_awake_c{connections}", bench, target, load, round_)
+
+    return measure
+
+
+def _closed_row(scenario: str, bench: Bench, target: Target, load: Load, round_: int) -> Row:
+    run = _run(bench, target, load)
+    values = run.shares(run.answered.answers, "request")
+    values["requests_per_s"] = run.answered.answers / run.answered.window_s
+    return Row(
+        scenario=scenario, target=target.name, round=round_, is_checked=True, values=values
+    )
 
 
 def open_unary(rate: int, seconds: float) -> Measure:

@@ -35,6 +35,8 @@ class Load:
     duration_s: float = 2.0
     stagger_us: int = 0
     seed: int = 1
+    is_spinning: bool = False
+    """Never sleep, so that the proxy does not pay for waking the load generator."""
 
     def words(self, watch: Sequence[int] = ()) -> list[str]:
         """Return the command line."""
@@ -54,7 +56,7 @@ class Load:
             words += ["--header", header]
         for pid in watch:
             words += ["--watch", str(pid)]
-        return words
+        return [*words, "--spin"] if self.is_spinning else words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +95,21 @@ def upstream(log: Path) -> Iterator[tuple[int, int]]:
         yield int(listen.rpartition(":")[2]), child.pid
 
 
-def upstream_stats(port: int) -> dict[str, int]:
-    """Ask the upstream what it has served."""
+@contextlib.contextmanager
+def spinning_upstream(port: int) -> Iterator[None]:
+    """Keep the upstream from sleeping during the block."""
+    upstream_stats(port, "/_spin")
+    try:
+        yield
+    finally:
+        upstream_stats(port, "/_sleep")
+
+
+def upstream_stats(port: int, path: str = "/_stats") -> dict[str, int]:
+    """Ask the upstream what it has served; two other paths tell it how to wait."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("GET", "/_stats")
+        connection.request("GET", path)
         stats: dict[str, int] = json.loads(connection.getresponse().read())
     finally:
         connection.close()

@@ -12,4 +12,5 @@ pub mod histogram;
 pub mod poisson;
 pub mod request;
 pub mod response;
+pub mod spin;
 pub mod timer;

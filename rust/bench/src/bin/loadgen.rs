@@ -30,6 +30,7 @@ use modelux_bench::flags::Flags;
 use modelux_bench::histogram::Latencies;
 use modelux_bench::poisson::Poisson;
 use modelux_bench::response::Response;
+use modelux_bench::spin;
 use modelux_bench::timer::Timer;
 
 const TIMER: Token = Token(usize::MAX - 1);
@@ -40,8 +41,9 @@ const RECONNECTS_MAX: u64 = 10_000;
 
 const USAGE: &str = "loadgen --to HOST:PORT --body FILE [--path PATH] [--header 'Name: value']…
   [--rate PER_S] [--connections N] [--warmup-s S] [--duration-s S] [--drain-s S] [--seed N]
-  [--stagger-us US] [--watch PID]… [--idle]
-Without --rate closed-loop; --idle holds one stream open on each connection until stdin ends.";
+  [--stagger-us US] [--watch PID]… [--idle] [--spin]
+Without --rate closed-loop; --idle holds one stream open on each connection until stdin ends;
+--spin never sleeps, so that nobody pays for waking us.";
 
 struct Options {
     to: SocketAddr,
@@ -56,6 +58,7 @@ struct Options {
     stagger_ns: u64,
     watch: Vec<String>,
     is_idle: bool,
+    is_spinning: bool,
 }
 
 impl Options {
@@ -74,6 +77,7 @@ impl Options {
             "stagger-us",
             "watch",
             "idle",
+            "spin",
         ])?;
         let to: String = flags.value("to", String::new())?;
         let address = to.parse().map_err(|_| format!("`--to {to}` is no address\n{USAGE}"))?;
@@ -105,6 +109,7 @@ impl Options {
             stagger_ns: flags.value("stagger-us", 0_u64)? * 1_000,
             watch: flags.all("watch").map(str::to_owned).collect(),
             is_idle: flags.has("idle"),
+            is_spinning: flags.has("spin"),
         })
     }
 }
@@ -519,10 +524,7 @@ impl Load {
                 _ => phase_ends_ns,
             };
             timer.arm(next_ns, now_ns)?;
-            match poll.poll(&mut events, None) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            }
+            spin::wait(&mut poll, &mut events, self.options.is_spinning)?;
             for event in &events {
                 match event.token() {
                     TIMER => timer.fired(),

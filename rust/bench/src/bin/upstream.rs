@@ -2,7 +2,8 @@
 //!
 //! Unary: a `chat.completion` of about a kilobyte with its length. Streamed, when the body says
 //! `"stream": true`: chunked server-sent events, each in one write, as far apart as the body
-//! wishes (`Wish`). `GET /_stats` answers with counts and this process's own CPU time.
+//! wishes (`Wish`). `GET /_stats` answers with counts and this process's own CPU time; so do
+//! `GET /_spin`, after which it never sleeps, and `GET /_sleep`, which ends that.
 //! The address it listens on is printed as one line of JSON.
 
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ use modelux_bench::answer::{Frames, Wish};
 use modelux_bench::cpu;
 use modelux_bench::flags::Flags;
 use modelux_bench::request::{self, Parse};
+use modelux_bench::spin;
 use modelux_bench::timer::Timer;
 
 const LISTENER: Token = Token(usize::MAX - 1);
@@ -64,6 +66,7 @@ struct Upstream {
     due: BinaryHeap<Reverse<(u64, usize, u64)>>,
     epoch: u64,
     counts: Counts,
+    is_spinning: bool,
 }
 
 /// The connection is of no further use.
@@ -144,6 +147,7 @@ impl Upstream {
             due: BinaryHeap::with_capacity(4096),
             epoch: 0,
             counts: Counts::default(),
+            is_spinning: false,
         }
     }
 
@@ -223,10 +227,15 @@ impl Upstream {
                     return Err(Gone);
                 }
                 Parse::Done { head_bytes, body_bytes } => {
-                    let is_stats = rest.starts_with(b"GET /_stats");
+                    let is_ours = rest.starts_with(b"GET /_");
+                    if rest.starts_with(b"GET /_spin") {
+                        self.is_spinning = true;
+                    } else if rest.starts_with(b"GET /_sleep") {
+                        self.is_spinning = false;
+                    }
                     let wish = Wish::of(&rest[head_bytes..head_bytes + body_bytes]);
                     used += head_bytes + body_bytes;
-                    if is_stats {
+                    if is_ours {
                         let stats = self.stats();
                         connection.send(stats.as_bytes())?;
                     } else {
@@ -353,10 +362,7 @@ fn run(address: SocketAddr) -> io::Result<()> {
     writeln!(stdout, "{{\"listen\":\"{}\"}}", listener.local_addr()?)?;
     stdout.flush()?;
     loop {
-        match poll.poll(&mut events, None) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            other => other?,
-        }
+        spin::wait(&mut poll, &mut events, upstream.is_spinning)?;
         for event in &events {
             match event.token() {
                 LISTENER => upstream.accept(&listener, poll.registry())?,
