@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use crate::answer;
 use crate::chunked::Decoder;
+use crate::date::push_date_line;
 use crate::gate::{Choice, Endpoint, Gate, RateState, Subject, patched, travels};
 use crate::head::{self, Framing, Parse, RequestHead, ResponseHead};
 use crate::inflate;
@@ -648,13 +649,13 @@ impl Plan {
                 }
                 continue;
             }
-            self.open(&head);
+            self.open(&head, now_us);
             return self.take_body(gate, request_body, rest, now_us);
         }
     }
 
     /// Keep what the rest of the answer needs of its head.
-    fn open(&mut self, head: &ResponseHead<'_>) {
+    fn open(&mut self, head: &ResponseHead<'_>, now_us: u64) {
         let mut lines = Vec::with_capacity(256);
         let mut answer = AnswerHead {
             status: head.status,
@@ -668,6 +669,7 @@ impl Plan {
             keep_alive: head.keep_alive,
         };
         let text = |value: &[u8]| std::str::from_utf8(value).ok().map(str::to_owned);
+        let mut has_date = false;
         for (name, value) in head.raw_headers() {
             if !passes_back(name, head.status) {
                 continue;
@@ -683,10 +685,20 @@ impl Plan {
                 let request_id = text(value);
                 self.attempt().request_id = request_id;
             }
+            if head.is_nominated(name) {
+                // For us to read, not to pass on.
+                continue;
+            }
+            has_date |= name.eq_ignore_ascii_case(b"date");
             lines.extend_from_slice(name);
             lines.extend_from_slice(b": ");
             lines.extend_from_slice(value);
             lines.extend_from_slice(b"\r\n");
+        }
+        if !has_date {
+            // RFC 9110 section 6.6.1: who has a clock adds it for who has none.
+            let since_us = now_us.saturating_sub(self.subject.started_us);
+            push_date_line(&mut lines, (self.subject.ts_us + since_us) / 1_000_000);
         }
         answer.lines = lines;
         self.body = match head.framing {
@@ -1367,6 +1379,10 @@ impl Plan {
             push_number(out, u64::from(version.version));
             out.extend_from_slice(b")\r\n");
         }
+        if self.http_1_0 && self.keep_alive {
+            // What HTTP/1.1 need not say.
+            out.extend_from_slice(b"connection: keep-alive\r\n");
+        }
         if let Some(rate) = self.rate {
             push_rate(&rate, out);
         }
@@ -1421,8 +1437,6 @@ impl Plan {
         }
         if !self.keep_alive {
             out.extend_from_slice(b"connection: close\r\n");
-        } else if self.http_1_0 {
-            out.extend_from_slice(b"connection: keep-alive\r\n");
         }
         out.extend_from_slice(b"\r\n");
     }

@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod cells;
 pub mod chunked;
+mod date;
 pub mod exchange;
 pub mod gate;
 pub mod head;
