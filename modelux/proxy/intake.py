@@ -154,7 +154,11 @@ async def _read_chunked(
 
 def _too_slow(caller: ClientConnection, shell: Shell) -> Refused | None:
     """Refuse a caller that stopped sending; None if it left."""
-    if caller.closed or not caller.input:
+    if caller.closed:
+        return None
+    if not caller.input.strip(b"\r\n"):
+        # An empty line behind the last request is no request: nobody waits for an answer.
+        caller.close()
         return None
     message = (
         "the request did not arrive in time; see `client_header_timeout_s` and "
@@ -176,9 +180,10 @@ def _answer(caller: ClientConnection, shell: Shell, begun: Local | Refused) -> b
     """Write an answer that no provider gave. Returns whether the connection goes on."""
     keep_alive = begun.keep_alive and not shell.draining
     if isinstance(begun, Local):
-        caller.transport.write(reply.local(begun, clock.unix_us()))
+        wire = reply.local(begun, clock.unix_us(), keep_alive=keep_alive)
+        caller.transport.write(wire)
     else:
-        answer = reply.refusal(begun, clock.unix_us())
+        answer = reply.refusal(begun, clock.unix_us(), keep_alive=keep_alive)
         caller.transport.write(answer.wire)
         body = caller.input[: begun.consumed] if begun.keep_alive else b""
         body = body.partition(b"\r\n\r\n")[2]

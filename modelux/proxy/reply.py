@@ -40,19 +40,22 @@ def continue_wire() -> bytes:
     return b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def local(answer: Local, unix_us: UnixUs) -> bytes:
+def local(answer: Local, unix_us: UnixUs, *, keep_alive: bool) -> bytes:
     """Return an answer that the gate gave by itself."""
     return _wire(
         answer.status,
         answer.body,
-        b"X-Modelux-Request-Id: " + answer.id.encode() + b"\r\n",
-        keep_alive=answer.keep_alive,
+        b"X-Modelux-Request-Id: "
+        + answer.id.encode()
+        + b"\r\n"
+        + _persistence(http_1_0=answer.http_1_0, keep_alive=keep_alive),
+        keep_alive=keep_alive,
         head_only=answer.head_only,
         unix_us=unix_us,
     )
 
 
-def refusal(refused: Refused, unix_us: UnixUs) -> Answer:
+def refusal(refused: Refused, unix_us: UnixUs, *, keep_alive: bool) -> Answer:
     """Return the answer to a request that the gate refused."""
     cause = Cause(refused.code)
     row = ROWS[cause]
@@ -62,12 +65,13 @@ def refusal(refused: Refused, unix_us: UnixUs) -> Answer:
     if refused.retry_after_s is not None:
         lines += b"Retry-After: %d\r\n" % refused.retry_after_s
     lines += _should_retry(row.should_retry)
+    lines += _persistence(http_1_0=refused.http_1_0, keep_alive=keep_alive)
     body = _error_body(row.type, cause.value, refused.message, refused.param)
     wire = _wire(
         row.status,
         body,
         lines,
-        keep_alive=refused.keep_alive,
+        keep_alive=keep_alive,
         head_only=refused.head_only,
         unix_us=unix_us,
     )
@@ -189,6 +193,11 @@ def _outcome_text(outcome: str, status: int | None, limit_ms: int) -> str:
     if outcome == "timeout":
         return f"timeout ({limit_ms}ms)"
     return outcome.replace("_", " ")
+
+
+def _persistence(*, http_1_0: bool, keep_alive: bool) -> bytes:
+    """Return what a caller of HTTP/1.0 has to be told that HTTP/1.1 takes for granted."""
+    return b"connection: keep-alive\r\n" if http_1_0 and keep_alive else b""
 
 
 def _should_retry(value: bool | None) -> bytes:  # noqa: FBT001

@@ -184,6 +184,8 @@ pub struct Local {
     pub keep_alive: bool,
     /// `HEAD`: send the head only.
     pub head_only: bool,
+    /// HTTP/1.0: a connection that goes on has to say so.
+    pub http_1_0: bool,
     /// UUIDv7 as text.
     pub id: String,
 }
@@ -200,6 +202,8 @@ pub struct Refused {
     pub keep_alive: bool,
     /// `HEAD`: send the head only.
     pub head_only: bool,
+    /// HTTP/1.0: a connection that goes on has to say so.
+    pub http_1_0: bool,
     /// State of a limited key.
     pub rate: Option<RateState>,
     /// Whether the record keeps the body.
@@ -279,7 +283,7 @@ impl Gate {
                 return Self::refuse(
                     Refusal::new(code, fault.text()),
                     subject,
-                    Ending { consumed: input.len(), keep_alive: false, head_only: false },
+                    Ending::close(input.len()),
                     None,
                     StoreBodies::None,
                 );
@@ -340,8 +344,12 @@ impl Gate {
                 (&input[head.head_bytes..head.head_bytes], head.head_bytes)
             }
         };
-        let ending =
-            Ending { consumed, keep_alive: head.keep_alive, head_only: head.method == "HEAD" };
+        let ending = Ending {
+            consumed,
+            keep_alive: head.keep_alive,
+            head_only: head.method == "HEAD",
+            http_1_0: head.minor_version == 0,
+        };
         // One count for all workers; it counts every request that came in whole, refused or not.
         if let Some(rpm) = key.rpm {
             let rate = self.cells.take(key_hash(&key.id), now_us, rpm, (rpm / 10).max(10));
@@ -446,7 +454,7 @@ impl Gate {
             let _ = request.identify(unix_us);
             subject = request.subject;
         }
-        let ending = Ending { consumed: input.len(), keep_alive: false, head_only: false };
+        let ending = Ending::close(input.len());
         Self::refuse(Refusal::new(code, message), subject, ending, None, StoreBodies::None)
     }
 
@@ -485,6 +493,7 @@ impl Gate {
             consumed: ending.consumed,
             keep_alive: ending.keep_alive,
             head_only: ending.head_only,
+            http_1_0: ending.http_1_0,
             rate,
             store_bodies,
         }))
@@ -513,6 +522,7 @@ impl Gate {
             consumed,
             keep_alive: head.keep_alive && whole,
             head_only: head.method == "HEAD",
+            http_1_0: head.minor_version == 0,
         };
         Self::refuse_request(request, refusal, ending)
     }
@@ -542,6 +552,7 @@ impl Gate {
             consumed: if whole { head.head_bytes } else { input_bytes },
             keep_alive: head.keep_alive && whole,
             head_only: head.method == "HEAD",
+            http_1_0: head.minor_version == 0,
             id: request.subject.id.clone(),
         })
     }
@@ -570,7 +581,8 @@ impl Gate {
                 let refusal = Refusal::new(
                     "not_found",
                     format!(
-                        "model `{id}` is unknown; `GET /v1/models` lists what this key may call"
+                        "model `{}` is unknown; `GET /v1/models` lists what this key may call",
+                        shown(id)
                     ),
                 )
                 .param("model");
@@ -612,6 +624,14 @@ struct Ending {
     consumed: usize,
     keep_alive: bool,
     head_only: bool,
+    http_1_0: bool,
+}
+
+impl Ending {
+    /// After a fault in the framing: nobody knows where the next request begins.
+    fn close(consumed: usize) -> Self {
+        Self { consumed, keep_alive: false, head_only: false, http_1_0: false }
+    }
 }
 
 fn local(request: Request<'_, '_>, body: Vec<u8>, ending: Ending) -> Begin {
@@ -621,6 +641,7 @@ fn local(request: Request<'_, '_>, body: Vec<u8>, ending: Ending) -> Begin {
         consumed: ending.consumed,
         keep_alive: ending.keep_alive,
         head_only: ending.head_only,
+        http_1_0: ending.http_1_0,
         id: request.subject.id,
     })
 }
@@ -729,6 +750,8 @@ impl Request<'_, '_> {
         let below =
             below.strip_prefix("/v1").filter(|rest| rest.starts_with("/v1/")).unwrap_or(below);
         match below {
+            // The parser lets this target pass with OPTIONS only, which nothing here takes.
+            "*" => self.only("GET, HEAD, POST", Place::Models),
             "/v1/chat/completions" => self.only("POST", Place::Call(Endpoint::Chat)),
             "/v1/completions" => self.only("POST", Place::Call(Endpoint::Completions)),
             "/v1/embeddings" => self.only("POST", Place::Call(Endpoint::Embeddings)),
@@ -796,7 +819,12 @@ impl Request<'_, '_> {
     }
 
     fn check_size(&self) -> Result<(), Refusal> {
-        if self.head.header("content-encoding").is_some_and(|value| value != b"identity") {
+        let is_encoded = |(name, value): (&str, &[u8])| {
+            name.len() == 16
+                && name.eq_ignore_ascii_case("content-encoding")
+                && !value.eq_ignore_ascii_case(b"identity")
+        };
+        if self.head.headers().any(is_encoded) {
             return Err(Refusal::new(
                 "unsupported_encoding",
                 "send the body without `Content-Encoding`",
@@ -1331,9 +1359,15 @@ impl Ids {
 /// May this request header travel on?
 ///
 /// A proxy forwards what it does not know (RFC 9110 section 7.6); what it must not forward are
-/// hop-by-hop fields, credentials, what names the caller's network, and our own extras.
+/// hop-by-hop fields, credentials, what names the caller's network, and our own extras. An
+/// underscore counts as a hyphen: servers that follow CGI read both alike.
 #[must_use]
 pub fn travels(name: &[u8]) -> bool {
+    if name.contains(&b'_') {
+        let hyphened: Vec<u8> =
+            name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        return travels(&hyphened);
+    }
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     let starts = |prefix: &str| {
         name.get(..prefix.len())
@@ -1345,7 +1379,7 @@ pub fn travels(name: &[u8]) -> bool {
         Some(b'c') => is("content-length") || is("connection") || is("cookie"),
         Some(b'e') => is("expect"),
         Some(b'f') => is("forwarded"),
-        Some(b'h') => is("host"),
+        Some(b'h') => is("host") || is("http2-settings"),
         Some(b'k') => is("keep-alive"),
         Some(b'p') => starts("proxy-"),
         Some(b't') => is("te") || is("trailer") || is("transfer-encoding"),

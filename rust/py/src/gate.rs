@@ -52,6 +52,8 @@ struct Local {
     #[pyo3(get)]
     head_only: bool,
     #[pyo3(get)]
+    http_1_0: bool,
+    #[pyo3(get)]
     id: String,
 }
 
@@ -98,6 +100,10 @@ impl Refused {
     #[getter]
     fn head_only(&self) -> bool {
         self.inner.head_only
+    }
+    #[getter]
+    fn http_1_0(&self) -> bool {
+        self.inner.http_1_0
     }
     /// `x-ratelimit-*` lines, or empty.
     #[getter]
@@ -274,6 +280,7 @@ fn answer_without_plan(py: Python<'_>, begun: Begin) -> PyResult<Py<PyAny>> {
                 consumed: local.consumed,
                 keep_alive: local.keep_alive,
                 head_only: local.head_only,
+                http_1_0: local.http_1_0,
                 id: local.id,
             };
             Ok(Py::new(py, answer)?.into_any())
