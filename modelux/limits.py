@@ -26,10 +26,11 @@ TRAILER_BYTES_MAX: Final = 8 * KIB
 PIPELINE_BYTES_MAX: Final = 64 * KIB
 """What a caller may send ahead while its request is in flight; then reading pauses."""
 
-LINGER_BYTES_MAX: Final = 4 * MIB
+LINGER_BYTES_MAX: Final = 64 * MIB
 LINGER_US: Final = 2_000_000
 """After an early error the rest of the upload is read and dropped (RFC 9112 section 9.6), so
-that the answer is not lost to a reset; a caller that goes on longer is cut."""
+that the answer is not lost to a reset; a caller that goes on longer is cut. Many SDKs read
+nothing before they have written all: twice the largest body that is accepted by default."""
 
 CLIENT_WRITE_BUFFER_BYTES_MAX: Final = 64 * KIB
 """Bytes waiting for a slow caller before its own upstream is paused."""

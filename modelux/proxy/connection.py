@@ -224,7 +224,11 @@ class ClientConnection(asyncio.Protocol):
     def close_lingering(self) -> None:
         """Close our side, then read and drop the rest of an upload (RFC 9112 section 9.6)."""
         self._lingering_bytes = 0
+        self._more.clear()
         self.set_deadline(clock.mono_us() + LINGER_US)
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 

@@ -87,8 +87,12 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
         if step == STEP_CUT:
             _cut(caller, plan)
             return
-        if not plan.keep_alive or caller.closed:
-            caller.close()
+        if caller.closed or not plan.keep_alive:
+            if caller.closed or not (caller.input or caller.buffered_bytes):
+                caller.close()
+            else:
+                # More was sent than is answered: closed at once, it could cost the answer.
+                caller.close_lingering()
             return
 
 
