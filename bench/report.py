@@ -260,6 +260,8 @@ def tables(context: Context, lines: Sequence[Row]) -> str:
     large = [("large_prompts", "500 small requests/s, 2 of 400 KB/s")]
     if has_rows(rows, unary):
         sections += ["## CPU per request", cpu_table(rows, unary, "request")]
+    if stored := rows.spread("history_c32", "modelux_full", "traces_before"):
+        sections += [f"The full store held {stored.median:,.0f} traces before its first run."]
     if has_rows(rows, streams):
         sections += ["## CPU per streamed chunk", cpu_table(rows, streams, "chunk")]
     if has_rows(rows, rates):

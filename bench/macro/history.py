@@ -5,11 +5,11 @@ through it, so that the store holds what its own writer makes of traffic.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from bench.macro import measures, processes, targets, tools
+from bench.macro import measures, targets, tools
 from bench.macro.measures import Bench
 from bench.macro.targets import UNARY, Target
 from bench.macro.tools import Load
@@ -17,7 +17,6 @@ from bench.results import REQUEST_BYTES, Row
 
 FILL_S: Final = 5.0
 FILL_CONNECTIONS: Final = 32
-WRITER_WITHIN_S: Final = 600.0
 
 
 def measure(bench: Bench, traces: int) -> Iterator[Row]:
@@ -27,20 +26,20 @@ def measure(bench: Bench, traces: int) -> Iterator[Row]:
             stack.enter_context(targets.modelux(bench.folder / name, bench.backends, name=name))
             for name in ("modelux_empty", "modelux_full")
         )
-        fill(bench, full, traces)
+        stored = fill(bench, full, traces)
         # Short runs: each of them adds to the store that is to be empty.
         short = replace(bench, sizes=replace(bench.sizes, closed_s=1.0))
         measure_once = measures.closed_unary(32)
         for round_ in range(bench.sizes.rounds):
             pair = (empty, full) if round_ % 2 == 0 else (full, empty)
             for target in pair:
-                wait_until_written(pair)
                 row = measure_once(short, target, round_)
-                yield replace(row, scenario="history_c32", note=f"{traces} traces")
+                values = {**row.values, "traces_before": stored if target is full else 0.0}
+                yield replace(row, scenario="history_c32", values=values)
 
 
-def fill(bench: Bench, target: Target, traces: int) -> None:
-    """Send requests until so many have been answered and written down."""
+def fill(bench: Bench, target: Target, traces: int) -> float:
+    """Send requests until so many traces have been written; return how many have."""
     load = Load(
         port=target.doors.ports[UNARY],
         body=bench.body(target, UNARY, "unary", bytes_=REQUEST_BYTES),
@@ -49,13 +48,9 @@ def fill(bench: Bench, target: Target, traces: int) -> None:
         warmup_s=0.0,
         duration_s=FILL_S,
     )
-    answered = 0
-    while answered < traces:
-        answered += tools.run_loads([load], watch=())[0].answers_in_all
-        # Without pauses the ring runs over, and bodies or whole traces are shed.
-        wait_until_written([target])
-
-
-def wait_until_written(written: Sequence[Target]) -> None:
-    """Wait until the trace writers have nothing left to do."""
-    processes.wait_until_idle(measures.pids_of(written), timeout_s=WRITER_WITHIN_S)
+    while True:
+        # Pauses let the writer keep up: without them whole traces would be lost.
+        stored = measures.settled_metric(target, "modelux_traces_accepted_total")
+        if stored >= traces:
+            return stored
+        tools.run_loads([load], watch=())

@@ -22,6 +22,7 @@ STREAM_GAP_US: Final = 10_000
 TTFT_EVENTS: Final = 8
 TTFT_GAP_US: Final = 5_000
 METRICS_LAG_S: Final = 0.6
+WRITER_WITHIN_S: Final = 600.0
 IDLE_STREAMS_FIRST: Final = 16
 HOUR_US: Final = 3_600_000_000
 LARGE_PROMPT_BYTES: Final = 400_000
@@ -211,10 +212,16 @@ def _run(bench: Bench, target: Target, load: Load, *beside: Load) -> Measured:
 def _traces_shed(target: Target) -> float | None:
     if target.control_port is None:
         return None
-    # The writer counts what it has drained, and tells it at most every half second.
-    processes.wait_until_idle(pids_of([target]))
+    return settled_metric(target, "modelux_traces_shed_total")
+
+
+def settled_metric(target: Target, name: str) -> float:
+    """Return a metric of the trace writer once it has drained everything."""
+    assert target.control_port is not None
+    # It counts what it has drained, and tells it at most every half second.
+    processes.wait_until_idle(pids_of([target]), timeout_s=WRITER_WITHIN_S)
     pause_s(METRICS_LAG_S)
-    return tools.traces_shed(target.control_port)
+    return tools.metric(target.control_port, name)
 
 
 def closed_unary(connections: int, door: str = UNARY) -> Measure:

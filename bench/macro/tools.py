@@ -116,15 +116,15 @@ def upstream_stats(port: int, path: str = "/_stats") -> dict[str, int]:
     return stats
 
 
-def traces_shed(control_port: int) -> float:
-    """Ask a gateway how many traces, or bodies of traces, it has shed."""
+def metric(control_port: int, name: str) -> float:
+    """Ask a gateway for a metric; the sum over its labels."""
     connection = HTTPConnection("127.0.0.1", control_port, timeout=10)
     try:
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
     finally:
         connection.close()
-    lines = (line for line in text.splitlines() if line.startswith("modelux_traces_shed_total"))
+    lines = (line for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
