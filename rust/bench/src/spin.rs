@@ -13,7 +13,7 @@ use rustix::thread::sched_yield;
 /// Wait for events; spinning, look and give way to whoever else runs on this CPU.
 ///
 /// # Errors
-/// What `epoll` gives; an interrupted call is one that found nothing.
+/// What the kernel gives; an interrupted call is one that found nothing.
 pub fn wait(poll: &mut Poll, events: &mut Events, is_spinning: bool) -> io::Result<()> {
     let timeout = is_spinning.then_some(Duration::ZERO);
     match poll.poll(events, timeout) {
