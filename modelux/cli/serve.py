@@ -62,10 +62,11 @@ def flags_of(args: argparse.Namespace) -> dict[str, object]:
 def serve_options(server: Server, environ: Mapping[str, str]) -> ServeOptions:
     """Return what the supervisor and its children go by for as long as they run."""
     common = {"log_level": server.log_level, "log_format": server.log_format}
+    workers = server.workers or default_workers_count()
     return ServeOptions(
         listen=Place(server.listen.host, server.listen.port),
         control_listen=Place(server.control_listen.host, server.control_listen.port),
-        workers=server.workers or default_workers_count(),
+        workers=workers,
         data_dir=server.data_dir,
         state_dir=server.state_dir,
         state_map_bytes=server.state_map_bytes,
@@ -76,7 +77,8 @@ def serve_options(server: Server, environ: Mapping[str, str]) -> ServeOptions:
         worker_options={
             **common,
             "ring_bytes": server.ring_bytes,
-            "spill_max_bytes": server.spill_max_bytes,
+            # The option bounds the disk of all workers together.
+            "spill_max_bytes": server.spill_max_bytes // workers,
             "drain_s": server.drain_s,
         },
         writer_options={

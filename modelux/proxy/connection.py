@@ -193,11 +193,9 @@ class ClientConnection(asyncio.Protocol):
             self._run(Event.EOF if in_order else Event.RESET)
 
     def connected(self, upstream: UpstreamConnection | None) -> None:
-        """Go on with a connection, or without one; a late one goes to the pool."""
-        if self.waits_for == CONNECTION:
-            self._run(Event.CONNECT_FAILED if upstream is None else upstream)
-        elif upstream is not None:
-            upstream.give_back()
+        """Go on with a connection, or without one."""
+        assert self.waits_for == CONNECTION, self.waits_for
+        self._run(Event.CONNECT_FAILED if upstream is None else upstream)
 
     def set_deadline(self, deadline_us: int) -> None:
         """Let the present wait end at `deadline_us`, on the monotonic clock."""

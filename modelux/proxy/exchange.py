@@ -55,7 +55,7 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
                 now_us = clock.mono_us()
                 plan.connecting()
                 caller.set_deadline(min(now_us + plan.connect_timeout_us, plan.deadline_us))
-                pool.connect(caller, plan.connect_timeout_us)
+                ticket = pool.connect(caller, plan.connect_timeout_us)
                 caller.waits_for = CONNECTION
                 happened = await happening()
                 caller.waits_for = NOTHING
@@ -64,7 +64,7 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
                     _send(caller, plan, upstream)
                     step = await _relay(caller, plan, upstream)
                 else:
-                    pool.leave(caller)
+                    pool.leave(ticket)
                     step = _not_connected(caller, plan, happened)
             # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
             if upstream is not None:

@@ -13,7 +13,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Final, Protocol, cast, final
 
 from modelux import clock
 from modelux.proxy.wheel import Wheel
@@ -49,6 +49,28 @@ class Waiter(Protocol):
 
     def connected(self, upstream: "UpstreamConnection | None") -> None:
         """Take a connection, or learn that none can be made."""
+
+
+@final
+class Ticket:
+    """One wait for one connection of one pool.
+
+    A waiter that gave up may be waiting for another provider by the time this connection stands:
+    what comes late must go to its own pool, never into another provider's exchange.
+    """
+
+    __slots__ = ("waiter",)
+
+    def __init__(self, waiter: Waiter) -> None:
+        self.waiter: Waiter | None = waiter
+
+    def serve(self, upstream: "UpstreamConnection | None") -> None:
+        """End the wait; a connection that nobody waits for any more is kept warm."""
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.connected(upstream)
+        elif upstream is not None:
+            upstream.give_back()
 
 
 class AddressRefusedError(OSError):
@@ -178,6 +200,7 @@ class Pool:
         "_connecting_count",
         "_connections",
         "_idle",
+        "_is_closed",
         "_loop",
         "_origin",
         "_resolver",
@@ -204,7 +227,8 @@ class Pool:
         self._idle: list[UpstreamConnection] = []
         self._connections: set[UpstreamConnection] = set()
         self._connecting_count = 0
-        self._waiters: deque[Waiter] = deque()
+        self._is_closed = False
+        self._waiters: deque[Ticket] = deque()
 
     def take(self) -> UpstreamConnection | None:
         """Return the connection that was used last, if one is idle and fresh enough."""
@@ -223,31 +247,39 @@ class Pool:
     def give_back(self, upstream: UpstreamConnection) -> None:
         """Take back a connection whose answer is complete and which may serve again."""
         upstream.owner = None
-        if upstream.closed or upstream.transport.get_write_buffer_size() > 0:
+        is_spent = upstream.closed or upstream.transport.get_write_buffer_size() > 0
+        if is_spent or self._is_closed:
             upstream.abort()
             return
         if self._waiters:
-            waiter = self._waiters.popleft()
+            ticket = self._waiters.popleft()
             # Not from inside the exchange that is just giving it back.
-            self._loop.call_soon(self._hand_over, waiter, upstream)
+            self._loop.call_soon(self._hand_over, ticket, upstream)
             return
         upstream.idle_since_us = self._wheel.now_us
         self._idle.append(upstream)
 
-    def connect(self, waiter: Waiter, wait_us: int) -> None:
-        """Make a connection for `waiter`, or let it wait where the pool is at its maximum."""
+    def connect(self, waiter: Waiter, wait_us: int) -> Ticket:
+        """Make a connection for `waiter`, or let it wait where the pool is at its maximum.
+
+        Returns:
+            What to give to `leave` by a waiter that does not wait any longer.
+        """
+        ticket = Ticket(waiter)
         if len(self._connections) + self._connecting_count < self._origin.max_connections:
             self._connecting_count += 1
-            self._spawn(self._connect(waiter, wait_us))
+            self._spawn(self._connect(ticket, wait_us))
         elif len(self._waiters) < WAITERS_COUNT_MAX:
-            self._waiters.append(waiter)
+            self._waiters.append(ticket)
         else:
-            self._loop.call_soon(waiter.connected, None)
+            self._loop.call_soon(ticket.serve, None)
+        return ticket
 
-    def leave(self, waiter: Waiter) -> None:
+    def leave(self, ticket: Ticket) -> None:
         """Stop waiting: a deadline passed or the caller went away."""
-        if waiter in self._waiters:
-            self._waiters.remove(waiter)
+        ticket.waiter = None
+        if ticket in self._waiters:
+            self._waiters.remove(ticket)
 
     def forget(self, upstream: UpstreamConnection) -> None:
         """Drop a connection that is closed; its place may go to one who waits."""
@@ -266,17 +298,18 @@ class Pool:
 
     def close(self) -> None:
         """Close what is idle; what is owned closes when it is given back."""
+        self._is_closed = True
         while self._idle:
             self._idle.pop().abort()
 
-    def _hand_over(self, waiter: Waiter, upstream: UpstreamConnection) -> None:
-        if upstream.closed:
+    def _hand_over(self, ticket: Ticket, upstream: UpstreamConnection) -> None:
+        if upstream.closed and ticket.waiter is not None:
             self._connecting_count += 1
-            self._spawn(self._connect(waiter, 5 * US_PER_S))
+            self._spawn(self._connect(ticket, 5 * US_PER_S))
         else:
-            waiter.connected(upstream)
+            ticket.serve(upstream)
 
-    async def _connect(self, waiter: Waiter, wait_us: int) -> None:
+    async def _connect(self, ticket: Ticket, wait_us: int) -> None:
         upstream: UpstreamConnection | None = None
         try:
             upstream = await self._connect_any(wait_us / US_PER_S)
@@ -284,7 +317,7 @@ class Pool:
             self._resolver.forget(self._origin.host)
         finally:
             self._connecting_count -= 1
-        waiter.connected(upstream)
+        ticket.serve(upstream)
 
     async def _connect_any(self, wait_s: float) -> UpstreamConnection:
         """Try the addresses in their order, each with its share of the time."""
