@@ -55,8 +55,8 @@ class Waiter(Protocol):
 class Ticket:
     """One wait for one connection of one pool.
 
-    A waiter that gave up may be waiting for another provider by the time this connection stands:
-    what comes late must go to its own pool, never into another provider's exchange.
+    A waiter that gave up may wait for another provider by the time this connection stands: what
+    comes late must go to its own pool, never into another provider's exchange.
     """
 
     __slots__ = ("waiter",)
