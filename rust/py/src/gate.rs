@@ -213,7 +213,7 @@ impl Gate {
                     None => (data, plan.body_range()),
                 };
                 let plan = Plan {
-                    inner: *plan,
+                    inner: plan,
                     gate: Rc::clone(&self.inner),
                     source: source.clone().unbind(),
                     range,
@@ -293,7 +293,8 @@ fn answer_without_plan(py: Python<'_>, begun: Begin) -> PyResult<Py<PyAny>> {
 /// One exchange that the gate let in.
 #[pyclass(unsendable, module = "modelux._native")]
 struct Plan {
-    inner: exchange::Plan,
+    /// Boxed: a plan has 1.4 KB and would be moved three times on its way into the object.
+    inner: Box<exchange::Plan>,
     gate: Rc<RefCell<gate::Gate>>,
     source: Py<PyBytes>,
     range: std::ops::Range<usize>,
