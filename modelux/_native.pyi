@@ -517,6 +517,8 @@ class Redactor:
 
     def __new__(cls, patterns: list[str]) -> Redactor: ...
     def redact(self, text: bytes) -> bytes: ...
+    def redact_record(self, record: bytes) -> bytes:
+        """Take only keys out of a record: it stays JSON, and end users keep their names."""
 
 # --- toml.rs -------------------------------------------------------------------------------
 

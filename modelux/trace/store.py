@@ -56,6 +56,7 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class _Incoming:
     record: Facts
+    meta: bytes
     trace: Trace
 
 
@@ -68,11 +69,13 @@ class TraceStore:
         files: TraceFiles,
         *,
         redact: Callable[[bytes], bytes],
+        redact_record: Callable[[bytes], bytes] = bytes,
         part_bytes_max: int = PART_BYTES_MAX,
         on_damage: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._files = files
         self._redact = redact
+        self._redact_record = redact_record
         self._bodies = BodyWriter(files, part_bytes_max)
         self._compress: Callable[[bytes], bytes] = zstandard.ZstdCompressor(level=1).compress
         self._days: dict[int, sqlite3.Connection] = {}
@@ -105,7 +108,8 @@ class TraceStore:
         malformed = newest_us = 0
         for trace in traces:
             try:
-                record = parse_facts(trace.meta)
+                meta = self._redact_record(trace.meta)
+                record = parse_facts(meta)
             except RecordError:
                 malformed += 1
                 continue
@@ -114,7 +118,7 @@ class TraceStore:
             if day not in by_day:
                 by_day[day] = {}
             if record.id not in by_day[day]:
-                by_day[day][record.id] = _Incoming(record, trace)
+                by_day[day][record.id] = _Incoming(record, meta, trace)
         stored = 0
         for day, incoming in by_day.items():
             stored += self._insert_day(day, incoming, now_us)
@@ -265,7 +269,7 @@ class TraceStore:
         totals = Totals()
         for seq, (one, place) in enumerate(zip(fresh, places, strict=True), first):
             record = one.record
-            meta = self._compress(one.trace.meta)
+            meta = self._compress(one.meta)
             self.bytes_written += len(meta)
             rows.append(_row(seq, record, one.trace.bodies, place))
             metas.append((seq, meta))

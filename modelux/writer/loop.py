@@ -51,9 +51,11 @@ class TraceWriter:
         self._log = log
         self._unix_us = unix_us
         self._state_dir = state_dir
+        redactor = Redactor(list(options.redact))
         self._store = TraceStore(
             files,
-            redact=Redactor(list(options.redact)).redact,
+            redact=redactor.redact,
+            redact_record=redactor.redact_record,
             on_damage=lambda what: log.error("trace_day_damaged", what=what),
         )
         self._store.load_totals()

@@ -23,11 +23,19 @@ impl PyRedactor {
     }
 
     fn redact<'py>(&self, text: Bound<'py, PyBytes>) -> Bound<'py, PyBytes> {
-        match self.0.redact(text.as_bytes()) {
-            // Nothing found, so the caller keeps what it has.
-            Cow::Borrowed(_) => text.clone(),
-            Cow::Owned(redacted) => PyBytes::new(text.py(), &redacted),
-        }
+        or_itself(&text, self.0.redact(text.as_bytes()))
+    }
+
+    fn redact_record<'py>(&self, record: Bound<'py, PyBytes>) -> Bound<'py, PyBytes> {
+        or_itself(&record, self.0.redact_record(record.as_bytes()))
+    }
+}
+
+/// Where nothing was found, the caller keeps what it has.
+fn or_itself<'py>(text: &Bound<'py, PyBytes>, redacted: Cow<'_, [u8]>) -> Bound<'py, PyBytes> {
+    match redacted {
+        Cow::Borrowed(_) => text.clone(),
+        Cow::Owned(redacted) => PyBytes::new(text.py(), &redacted),
     }
 }
 
