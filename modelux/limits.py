@@ -32,6 +32,9 @@ LINGER_US: Final = 2_000_000
 that the answer is not lost to a reset; a caller that goes on longer is cut. Many SDKs read
 nothing before they have written all: twice the largest body that is accepted by default."""
 
+LEAVING_BYTES_MIN: Final = 4 * KIB
+"""What a caller has to read in `LINGER_US` of an answer that ends its connection."""
+
 CLIENT_WRITE_BUFFER_BYTES_MAX: Final = 64 * KIB
 """Bytes waiting for a slow caller before its own upstream is paused."""
 

@@ -30,6 +30,7 @@ from modelux._native import (
 )
 from modelux.limits import (
     CLIENT_WRITE_BUFFER_BYTES_MAX,
+    LEAVING_BYTES_MIN,
     LINGER_BYTES_MAX,
     LINGER_US,
     PIPELINE_BYTES_MAX,
@@ -84,6 +85,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_coroutine",
+        "_is_lost",
+        "_leaving_bytes",
         "_lingering_bytes",
         "_more",
         "_reading_paused",
@@ -107,6 +110,8 @@ class ClientConnection(asyncio.Protocol):
         self._more: list[bytes] = []
         self.buffered_bytes = 0
         self._lingering_bytes = -1
+        self._leaving_bytes = 0
+        self._is_lost = False
         self._reading_paused = False
         self.transport: asyncio.Transport
         self.peer = ""
@@ -151,16 +156,20 @@ class ClientConnection(asyncio.Protocol):
         # The end of a caller's sending is its leaving: nobody half-closes and still wants an
         # answer that costs money.
         self._leave()
+        # What is still to be written goes out first; who does not read it is not waited for.
+        self._leaving_bytes = self.transport.get_write_buffer_size()
+        self.set_deadline(clock.mono_us() + LINGER_US)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take note that the connection is gone."""
+        self._is_lost = True
         self._leave()
 
     def pause_writing(self) -> None:
         """Stop reading from the provider: the caller does not keep up."""
         self.write_paused = True
-        if self.upstream is not None:
+        if self.upstream is not None and not self.upstream.closed:
             self.upstream.transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -173,11 +182,13 @@ class ClientConnection(asyncio.Protocol):
 
     def is_over(self) -> bool:
         """Return whether this connection needs no more watching."""
-        return self.closed
+        return self._is_lost
 
     def deadline_passed(self) -> None:
         """End what took too long: a linger, a caller that does not read, a wait."""
-        if self._lingering_bytes >= 0 or self.waits_for == NOTHING:
+        if self._lingering_bytes < 0 and self.waits_for == NOTHING:
+            self._go_on_leaving()
+        elif self._lingering_bytes >= 0:
             self.abort()
         elif self.write_paused:
             # It is the caller that stalls, not the provider.
@@ -216,6 +227,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close once everything written has gone out, or when its time is up."""
+        self._leaving_bytes = self.transport.get_write_buffer_size()
         self.transport.close()
         self.set_deadline(clock.mono_us() + LINGER_US)
 
@@ -247,6 +259,19 @@ class ClientConnection(asyncio.Protocol):
             self._run(Event.SHUTDOWN)
         elif not self.closed:
             self.close()
+
+    def _go_on_leaving(self) -> None:
+        """Wait on for a caller that reads the rest of its answer, however slowly; not at rest.
+
+        An answer of a megabyte takes longer than `LINGER_US` on a slow line, and one that is
+        cut here would look like a provider's fault.
+        """
+        left_bytes = self.transport.get_write_buffer_size()
+        if self._leaving_bytes - left_bytes < LEAVING_BYTES_MIN:
+            self.abort()
+            return
+        self._leaving_bytes = left_bytes
+        self.set_deadline(clock.mono_us() + LINGER_US)
 
     def _leave(self) -> None:
         """Take note that the caller is gone; its upstream ends in this same turn."""

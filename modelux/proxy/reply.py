@@ -20,6 +20,9 @@ OVERLOADED_STATUSES: Final = frozenset({503, 529})
 """529 is Anthropic's word for overloaded."""
 
 OVERLOADED_RETRY_AFTER_S: Final = 1
+SDK_WAIT_S_MAX: Final = 60
+"""SDKs obey `Retry-After` up to here and guess beyond: then they are told not to try."""
+
 MESSAGE_BYTES_MAX: Final = 4096
 """Of a provider's message that is quoted: enough for any real one."""
 
@@ -64,7 +67,8 @@ def refusal(refused: Refused, unix_us: UnixUs, *, keep_alive: bool) -> Answer:
         lines += b"Allow: " + refused.allow.encode() + b"\r\n"
     if refused.retry_after_s is not None:
         lines += b"Retry-After: %d\r\n" % refused.retry_after_s
-    lines += _should_retry(row.should_retry)
+    is_long = refused.retry_after_s is not None and refused.retry_after_s > SDK_WAIT_S_MAX
+    lines += _should_retry(False if is_long and row.should_retry is None else row.should_retry)
     lines += _persistence(http_1_0=refused.http_1_0, keep_alive=keep_alive)
     body = _error_body(row.type, cause.value, refused.message, refused.param)
     wire = _wire(

@@ -88,11 +88,12 @@ class Shell:
             caller.upstream.abort()
             caller.upstream = None
         plan, caller.plan = caller.plan, None
-        if plan is not None:
-            # A panic may have left the native side unusable: then the log has to do.
-            with contextlib.suppress(RuntimeError):
-                plan.abandon()
         if not caller.closed:
             caller.abort()
+        if plan is not None:
+            # A panic may have left the native side unusable: then the log has to do. Last, as a
+            # second panic here would leave the caller waiting.
+            with contextlib.suppress(RuntimeError):
+                plan.abandon()
         if isinstance(bug, KeyboardInterrupt | SystemExit):
             sys.exit(1)

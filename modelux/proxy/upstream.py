@@ -25,6 +25,9 @@ NAMES_KEPT_US: Final = 30 * US_PER_S
 ADDRESS_WAIT_S_MIN: Final = 0.25
 """What one of several addresses gets at least before the next one is tried."""
 
+WAITER_CONNECT_US: Final = 5 * US_PER_S
+"""For a connection in the place of one that closed; who waits for it has a deadline itself."""
+
 WAITERS_COUNT_MAX: Final = 4096
 """Exchanges waiting for a connection of a pool at its maximum: as many as may be in flight."""
 
@@ -107,6 +110,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Keep the transport; the pool hands the connection to who waits for it."""
         # uvloop's transports have the methods of `asyncio.Transport` without being one.
         self.transport = cast("asyncio.Transport", transport)
+        # Here and not once the pool's task goes on: it may be lost again before that.
+        self._pool.joined(self)
 
     def data_received(self, data: bytes) -> None:
         """Hand bytes to the owner; unasked ones end the connection."""
@@ -266,9 +271,8 @@ class Pool:
             What to give to `leave` by a waiter that does not wait any longer.
         """
         ticket = Ticket(waiter)
-        if len(self._connections) + self._connecting_count < self._origin.max_connections:
-            self._connecting_count += 1
-            self._spawn(self._connect(ticket, wait_us))
+        if self._has_room():
+            self._begin(ticket, wait_us)
         elif len(self._waiters) < WAITERS_COUNT_MAX:
             self._waiters.append(ticket)
         else:
@@ -281,14 +285,16 @@ class Pool:
         if ticket in self._waiters:
             self._waiters.remove(ticket)
 
+    def joined(self, upstream: UpstreamConnection) -> None:
+        """Count a connection that has just been made."""
+        self._connections.add(upstream)
+
     def forget(self, upstream: UpstreamConnection) -> None:
         """Drop a connection that is closed; its place may go to one who waits."""
         self._connections.discard(upstream)
         if upstream in self._idle:
             self._idle.remove(upstream)
-        if self._waiters:
-            self._connecting_count += 1
-            self._spawn(self._connect(self._waiters.popleft(), 5 * US_PER_S))
+        self._serve_next()
 
     def sweep(self) -> None:
         """Close what has been idle for too long; called about once a second."""
@@ -304,20 +310,35 @@ class Pool:
 
     def _hand_over(self, ticket: Ticket, upstream: UpstreamConnection) -> None:
         if upstream.closed and ticket.waiter is not None:
-            self._connecting_count += 1
-            self._spawn(self._connect(ticket, 5 * US_PER_S))
+            self._begin(ticket, WAITER_CONNECT_US)
         else:
             ticket.serve(upstream)
+
+    def _has_room(self) -> bool:
+        return len(self._connections) + self._connecting_count < self._origin.max_connections
+
+    def _begin(self, ticket: Ticket, wait_us: int) -> None:
+        self._connecting_count += 1
+        self._spawn(self._connect(ticket, wait_us))
+
+    def _serve_next(self) -> None:
+        """Connect for the first who waits, if there is room."""
+        if self._waiters and self._has_room():
+            self._begin(self._waiters.popleft(), WAITER_CONNECT_US)
 
     async def _connect(self, ticket: Ticket, wait_us: int) -> None:
         upstream: UpstreamConnection | None = None
         try:
             upstream = await self._connect_any(wait_us / US_PER_S)
-        except (OSError, ssl.CertificateError, TimeoutError):
+        except (OSError, ValueError):
+            # A ValueError is a name that cannot be asked for; a timeout is an OSError.
             self._resolver.forget(self._origin.host)
         finally:
             self._connecting_count -= 1
         ticket.serve(upstream)
+        if upstream is None:
+            # Whoever waits for a place would wait for good: no connection ends to free one.
+            self._serve_next()
 
     async def _connect_any(self, wait_s: float) -> UpstreamConnection:
         """Try the addresses in their order, each with its share of the time."""
@@ -341,10 +362,9 @@ class Pool:
                         ssl=self._tls,
                         server_hostname=origin.host if self._tls is not None else None,
                     )
-            except (OSError, ssl.CertificateError, TimeoutError) as error:
+            except (OSError, ValueError) as error:
                 failure = error
                 continue
-            self._connections.add(upstream)
             return upstream
         raise failure or TimeoutError
 

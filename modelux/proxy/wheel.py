@@ -60,14 +60,21 @@ class Wheel:
             if not due:
                 continue
             self._slots[tick % SLOTS_COUNT] = []
-            for timed in due:
-                # An entry whose connection was watched again since then is stale.
-                if timed.watched_tick > tick or timed.is_over():
-                    continue
-                if timed.deadline_us > now_us:
-                    self.watch(timed)
-                    continue
-                timed.watched_tick = 0
-                timed.deadline_passed()
-                if timed.watched_tick == 0 and not timed.is_over():
-                    self.watch(timed)
+            try:
+                while due:
+                    self._look_at(due.pop(), tick, now_us)
+            finally:
+                # One of them raised: the others' deadlines hold all the same.
+                self._slots[(tick + 1) % SLOTS_COUNT] += due
+
+    def _look_at(self, timed: Timed, tick: int, now_us: MonoUs) -> None:
+        # An entry whose connection was watched again since then is stale.
+        if timed.watched_tick > tick or timed.is_over():
+            return
+        if timed.deadline_us > now_us:
+            self.watch(timed)
+            return
+        timed.watched_tick = 0
+        timed.deadline_passed()
+        if timed.watched_tick == 0 and not timed.is_over():
+            self.watch(timed)

@@ -111,18 +111,19 @@ class Worker:
         self._loop.call_later(HEARTBEAT_S, self._beat)
 
     def _turn(self) -> None:
-        self._wheel.turn(clock.mono_us())
+        # The next turn first, here and below: what fails once must not fail for good.
         self._loop.call_later(TICK_US / US_PER_S, self._turn)
+        self._wheel.turn(clock.mono_us())
 
     def _poll(self) -> None:
+        self._loop.call_later(SNAPSHOT_POLL_S, self._poll)
         if self._snapshots.generation() != self._generation:
             self._load()
-        self._loop.call_later(SNAPSHOT_POLL_S, self._poll)
 
     def _sweep(self) -> None:
+        self._loop.call_later(SWEEP_S, self._sweep)
         for pool in self._pools.values():
             pool.sweep()
-        self._loop.call_later(SWEEP_S, self._sweep)
 
     def _open(self) -> Shell:
         arguments = self._arguments
