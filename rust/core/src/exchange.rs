@@ -13,78 +13,45 @@
 //!    └──────── Failed ◄────┘                 └── Cut ──────────► Ended
 //! ```
 
-use std::borrow::Cow;
+mod answer_head;
+mod attempts;
+
 use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::answer;
+use crate::attempt::{Attempt, Outcome};
 use crate::chunked::Decoder;
 use crate::date::push_date_line;
-use crate::gate::{Choice, Endpoint, Gate, RateState, Subject, patched, travels};
+use crate::digits::push_hex;
+use crate::fields::{passes_back, starts_with_ignoring_case, travels};
+use crate::gate::Gate;
 use crate::head::{self, Framing, Parse, RequestHead, ResponseHead};
 use crate::inflate;
 use crate::pricing::{self, Catalogue, Price};
 use crate::record;
-use crate::routing::{FailedBy, Leaf, Next, Strategy};
+use crate::request::Choice;
+use crate::routing::{FailedBy, Leaf};
 use crate::scan::Facts;
-use crate::snapshot::{Provider, Snapshot, auth_line};
+use crate::snapshot::{Provider, Snapshot};
 use crate::sse::Follower;
+use crate::subject::{Endpoint, RateState, Subject};
 use crate::usage::Usage;
 
 /// Longest head of a provider's answer.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+
 /// An answer that is not a stream is held whole up to here, so that a cut one can fail over.
 pub const UNARY_HOLD_BYTES_MAX: usize = 1024 * 1024;
+
 /// What a stream may send before its first content byte; more counts as content.
 pub const STREAM_HOLD_BYTES_MAX: usize = 64 * 1024;
+
 /// Interim (1xx) answers before the final one.
 pub const INTERIM_ANSWERS_MAX: u32 = 16;
+
 /// Kept of one streamed answer for the trace.
 pub const STREAM_KEPT_BYTES_MAX: usize = 1024 * 1024;
-
-/// Most nano-USD in one request: what a double holds exactly.
-const MONEY_NUSD_MAX: u64 = 1 << 53;
-
-/// Room for the request line, the key and the length in an outgoing head.
-const WIRE_HEAD_BYTES: usize = 512;
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Served.
-    Ok,
-    /// A complete head with a status of 400 or above.
-    HttpError,
-    /// A time limit.
-    Timeout,
-    /// No connection.
-    ConnectError,
-    /// Closed before or inside the answer.
-    Reset,
-    /// An answer that cannot be read.
-    Malformed,
-    /// Failed after the caller had got a part of it.
-    Interrupted,
-    /// The caller went away.
-    Cancelled,
-}
-
-impl Outcome {
-    /// The public word.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::HttpError => "http_error",
-            Self::Timeout => "timeout",
-            Self::ConnectError => "connect_error",
-            Self::Reset => "reset",
-            Self::Malformed => "malformed",
-            Self::Interrupted => "interrupted",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
 
 /// What the shell tells of an attempt that did not go on by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,56 +83,6 @@ pub enum Step {
     Failed,
     /// Write this, then close so that the caller sees the cut; recorded.
     Cut(Vec<u8>),
-}
-
-/// One call to one target.
-#[derive(Debug)]
-pub struct Attempt {
-    /// Index of the leaf.
-    pub leaf: usize,
-    /// Why this one was tried.
-    pub reason: Cow<'static, str>,
-    /// Monotonic clock.
-    pub started_us: u64,
-    /// When it began to wait for a new connection; None on a pooled one.
-    pub connecting_us: Option<u64>,
-    /// When the request was written: at once when the connection stands.
-    pub sent_us: Option<u64>,
-    /// When the first content byte came.
-    pub first_us: Option<u64>,
-    /// When it ended.
-    pub ended_us: Option<u64>,
-    /// How it ended.
-    pub outcome: Option<Outcome>,
-    /// Status of the answer, if its head was complete.
-    pub status: Option<u16>,
-    /// The provider's own request id.
-    pub request_id: Option<String>,
-    /// What was used, as far as the provider said.
-    pub usage: Option<Usage>,
-    /// What that cost, where a price is known.
-    pub cost: Option<pricing::Cost>,
-    /// Index of the provider's credential.
-    pub credential: usize,
-    /// What ended it, where a time limit did: in milliseconds.
-    pub limit_ms: u64,
-    failed_by: Option<FailedBy>,
-    pooled: bool,
-    bytes_received: u64,
-    error_body: Vec<u8>,
-    error_is_whole: bool,
-    retry_after: Option<String>,
-}
-
-impl Attempt {
-    /// How long it waited for a new connection; 0 on a pooled one.
-    #[must_use]
-    pub fn connect_us(&self) -> u64 {
-        match (self.connecting_us, self.sent_us) {
-            (Some(from_us), Some(sent_us)) => sent_us.saturating_sub(from_us),
-            _ => 0,
-        }
-    }
 }
 
 /// How the caller's answer is delimited.
@@ -344,16 +261,6 @@ impl Plan {
         self.head_bytes..self.consumed
     }
 
-    /// Why the first attempt goes where it goes.
-    pub(crate) fn first_reason(&self) -> Cow<'static, str> {
-        match self.choice.flat.flat().strategy {
-            Strategy::Direct => "named by the caller".into(),
-            Strategy::Single => "the only target".into(),
-            Strategy::Fallback if self.choice.first == 0 => "first in the list".into(),
-            Strategy::Fallback => "first in the list that may serve".into(),
-        }
-    }
-
     /// Version of the price data behind the costs.
     pub(crate) fn price_version(&self) -> &str {
         self.catalogue.version()
@@ -457,148 +364,6 @@ impl Plan {
     fn attempt(&mut self) -> &mut Attempt {
         let last = self.attempts.len() - 1;
         &mut self.attempts[last]
-    }
-
-    /// Begin an attempt at leaf `index` and prepare its bytes.
-    pub(crate) fn start(
-        &mut self,
-        index: usize,
-        reason: Cow<'static, str>,
-        request_body: &[u8],
-        now_us: u64,
-    ) {
-        let flat = self.choice.flat.flat();
-        let leaf = &flat.leaves[index];
-        let provider = &self.snapshot.providers[leaf.provider];
-        let credential =
-            leaf.credential.unwrap_or_else(|| pick_credential(provider, &self.subject.id));
-        let include_usage = self.facts.stream
-            && provider.stream_usage
-            && self.endpoint != Endpoint::Embeddings
-            && self.facts.include_usage != Some(true);
-        self.follower = self.facts.stream.then(|| Follower::new(include_usage));
-        let mut body = std::mem::take(&mut self.decoded);
-        body.clear();
-        patched(request_body, &self.facts, &leaf.model, include_usage, &mut body);
-        let mut wire = Vec::with_capacity(
-            body.len() + self.lines.len() + provider.head_lines.len() + WIRE_HEAD_BYTES,
-        );
-        wire.extend_from_slice(b"POST ");
-        wire.extend_from_slice(provider.base_path.as_bytes());
-        wire.extend_from_slice(self.endpoint.upstream_path().as_bytes());
-        if !self.query.is_empty() {
-            wire.push(b'?');
-            wire.extend_from_slice(self.query.as_bytes());
-        }
-        wire.extend_from_slice(b" HTTP/1.1\r\n");
-        wire.extend_from_slice(&provider.head_lines);
-        match &self.provider_key {
-            Some(key) => {
-                wire.extend_from_slice(&auth_line(
-                    &provider.auth_header,
-                    &provider.auth_prefix,
-                    key,
-                ));
-            }
-            None => wire.extend_from_slice(provider.credentials[credential].head_lines()),
-        }
-        if provider.own_headers.is_empty() {
-            wire.extend_from_slice(&self.lines);
-        } else {
-            for line in self.lines.split_inclusive(|byte| *byte == b'\n') {
-                let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-                if !provider
-                    .own_headers
-                    .iter()
-                    .any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
-                {
-                    wire.extend_from_slice(line);
-                }
-            }
-        }
-        wire.extend_from_slice(b"content-length: ");
-        push_number(&mut wire, body.len() as u64);
-        wire.extend_from_slice(b"\r\n\r\n");
-        wire.extend_from_slice(&body);
-        self.wire = wire;
-        self.decoded = body;
-
-        let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
-        self.price =
-            self.snapshot.price(&self.catalogue, leaf.provider, &leaf.model, at_unix_s);
-        self.phase = Phase::Head;
-        self.pending.clear();
-        self.held.clear();
-        self.answer = None;
-        self.interim = 0;
-        self.reusable = false;
-        self.attempts.push(Attempt {
-            leaf: index,
-            reason,
-            started_us: now_us,
-            connecting_us: None,
-            sent_us: None,
-            first_us: None,
-            ended_us: None,
-            outcome: None,
-            status: None,
-            request_id: None,
-            usage: None,
-            cost: None,
-            credential,
-            limit_ms: 0,
-            failed_by: None,
-            pooled: false,
-            bytes_received: 0,
-            error_body: Vec::new(),
-            error_is_whole: false,
-            retry_after: None,
-        });
-        self.set_deadline(now_us);
-    }
-
-    /// The current attempt waits for a new connection from here on.
-    pub fn connecting(&mut self, now_us: u64) {
-        self.attempt().connecting_us = Some(now_us);
-    }
-
-    /// The request bytes of the current attempt are about to be written.
-    ///
-    /// # Panics
-    /// If they were written before.
-    pub fn sent(&mut self, now_us: u64) {
-        let attempt = self.attempt();
-        assert!(attempt.sent_us.is_none(), "an attempt is sent once");
-        attempt.sent_us = Some(now_us);
-        attempt.pooled = attempt.connecting_us.is_none();
-        self.wire = Vec::new();
-    }
-
-    /// Set the deadline that holds in the present phase.
-    fn set_deadline(&mut self, now_us: u64) {
-        let flat = self.choice.flat.flat();
-        let last = self.attempts.len() - 1;
-        let attempt = &mut self.attempts[last];
-        let leaf = &flat.leaves[attempt.leaf];
-        let whole_us = attempt.started_us.saturating_add(leaf.attempt_max_ms * 1000);
-        let (until_us, limit_ms) = if attempt.first_us.is_some() {
-            (now_us.saturating_add(leaf.idle_timeout_ms * 1000), leaf.idle_timeout_ms)
-        } else {
-            let first_us = attempt.started_us.saturating_add(leaf.timeout_ms * 1000);
-            match flat.total_budget_ms {
-                Some(budget_ms) => {
-                    let budget_us = self.subject.started_us.saturating_add(budget_ms * 1000);
-                    if budget_us < first_us {
-                        (budget_us, budget_ms)
-                    } else {
-                        (first_us, leaf.timeout_ms)
-                    }
-                }
-                None => (first_us, leaf.timeout_ms),
-            }
-        };
-        attempt.limit_ms = if whole_us < until_us { leaf.attempt_max_ms } else { limit_ms };
-        self.deadline_us = until_us.min(whole_us);
     }
 
     /// Take in bytes of the answer.
@@ -1230,51 +995,6 @@ impl Plan {
         self.in_flight = None;
     }
 
-    /// Go on to the next attempt, if the config has one for this failure.
-    pub fn next(&mut self, request_body: &[u8], now_us: u64) -> bool {
-        let flat = self.choice.flat.flat();
-        let number = self.attempts.len();
-        let last = &self.attempts[number - 1];
-        let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
-        if let Some(budget_ms) = flat.total_budget_ms {
-            if now_us >= self.subject.started_us.saturating_add(budget_ms * 1000) {
-                return false;
-            }
-        }
-        self.tries_here += 1;
-        let at = last.leaf;
-        // A pooled connection may have been closed under way to us, before the provider read
-        // anything: one try on a fresh one.
-        if last.pooled
-            && last.bytes_received == 0
-            && failed_by == FailedBy::Reset
-            && !self.tried_fresh
-        {
-            self.tried_fresh = true;
-            let reason = format!("attempt_{number} met a pooled connection that closed");
-            self.start(at, reason.into(), request_body, now_us);
-            return true;
-        }
-        let rejected = &self.choice.rejected;
-        let next =
-            flat.next(at, failed_by, self.tries_here, &|index| rejected[index].is_none());
-        self.tried_fresh = false;
-        match next {
-            Next::Nobody => false,
-            Next::Again => {
-                let reason = format!("again after {} of attempt_{number}", failed_by.text());
-                self.start(at, reason.into(), request_body, now_us);
-                true
-            }
-            Next::Leaf(index) => {
-                self.tries_here = 0;
-                let reason = format!("after {} of attempt_{number}", failed_by.text());
-                self.start(index, reason.into(), request_body, now_us);
-                true
-            }
-        }
-    }
-
     /// The body of the last attempt's error answer, scrubbed of the key that was sent, and whether
     /// it is whole.
     #[must_use]
@@ -1325,236 +1045,5 @@ impl Plan {
         self.end();
         let error = ("internal_error", "internal_error", "modelux failed at this request");
         self.record(gate, 500, request_body, b"", Some(error), now_us);
-    }
-
-    /// Time in modelux before the winning attempt's request was written: not the attempts before
-    /// it, not the wait for its connection.
-    #[must_use]
-    pub fn overhead_us(&self) -> u64 {
-        let Some((last, before)) = self.attempts.split_last() else { return 0 };
-        let sent_us = last.sent_us.unwrap_or(last.started_us);
-        let connect_us = last.connect_us();
-        let elsewhere_us: u64 = before
-            .iter()
-            .map(|attempt| attempt.ended_us.unwrap_or(attempt.started_us) - attempt.started_us)
-            .sum();
-        sent_us
-            .saturating_sub(self.subject.started_us)
-            .saturating_sub(connect_us + elsewhere_us)
-    }
-
-    /// Sum over all attempts; None where one of them used something that has no known price, or
-    /// where the sum is beyond what money may be.
-    #[must_use]
-    pub fn total_cost(&self) -> Option<pricing::Cost> {
-        let mut total: Option<pricing::Cost> = None;
-        for attempt in self.attempts.iter().filter(|attempt| attempt.usage.is_some()) {
-            let cost = attempt.cost?;
-            let sum = total.unwrap_or(pricing::Cost { input_nusd: 0, output_nusd: 0 });
-            let input_nusd = sum.input_nusd.checked_add(cost.input_nusd)?;
-            let output_nusd = sum.output_nusd.checked_add(cost.output_nusd)?;
-            if input_nusd.checked_add(output_nusd)? > MONEY_NUSD_MAX {
-                return None;
-            }
-            total = Some(pricing::Cost { input_nusd, output_nusd });
-        }
-        total
-    }
-
-    /// Attempts that wrote a request byte.
-    #[must_use]
-    pub fn attempts_sent(&self) -> usize {
-        self.attempts.iter().filter(|attempt| attempt.sent_us.is_some()).count()
-    }
-
-    /// Our head lines that every answer of this plan carries, errors too.
-    pub fn push_own_lines(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"X-Modelux-Request-Id: ");
-        out.extend_from_slice(self.subject.id.as_bytes());
-        out.extend_from_slice(b"\r\n");
-        if let Some((route, version)) = &self.subject.route {
-            out.extend_from_slice(b"X-Modelux-Config: @");
-            push_header_text(out, &route.slug);
-            out.extend_from_slice(b" (v");
-            push_number(out, u64::from(version.version));
-            out.extend_from_slice(b")\r\n");
-        }
-        if self.http_1_0 && self.keep_alive {
-            // What HTTP/1.1 need not say.
-            out.extend_from_slice(b"connection: keep-alive\r\n");
-        }
-        if let Some(rate) = self.rate {
-            push_rate(&rate, out);
-        }
-        if !self.subject.warnings.is_empty() {
-            out.extend_from_slice(b"X-Modelux-Warnings: ");
-            out.extend_from_slice(self.subject.warnings.join(",").as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-
-    fn push_head(
-        &self,
-        answer: &AnswerHead,
-        length: Option<u64>,
-        with_cost: bool,
-        out: &mut Vec<u8>,
-    ) {
-        out.extend_from_slice(b"HTTP/1.1 ");
-        push_number(out, u64::from(answer.status));
-        out.push(b' ');
-        out.extend_from_slice(answer.reason.as_bytes());
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(&answer.lines);
-        self.push_own_lines(out);
-        if let Some(last) = self.attempts.last() {
-            let (leaf, provider) = self.target_of(last);
-            out.extend_from_slice(b"X-Modelux-Provider-Used: ");
-            push_header_text(out, &provider.name);
-            out.extend_from_slice(b"\r\nX-Modelux-Model-Used: ");
-            push_header_text(out, &leaf.model);
-            out.extend_from_slice(b"\r\n");
-        }
-        out.extend_from_slice(b"X-Modelux-Attempts: ");
-        push_number(out, self.attempts_sent() as u64);
-        out.extend_from_slice(b"\r\nX-Modelux-Overhead-Us: ");
-        push_number(out, self.overhead_us());
-        out.extend_from_slice(b"\r\nX-Modelux-Cache: MISS\r\n");
-        if let (true, Some(cost)) = (with_cost, self.total_cost()) {
-            out.extend_from_slice(b"X-Modelux-Cost-Usd: ");
-            push_usd(out, cost.input_nusd + cost.output_nusd, true);
-            out.extend_from_slice(b"\r\n");
-        }
-        match length {
-            Some(length) if answer.status != 204 && answer.status != 304 => {
-                out.extend_from_slice(b"content-length: ");
-                push_number(out, length);
-                out.extend_from_slice(b"\r\n");
-            }
-            Some(_) => {}
-            None if self.http_1_0 => {}
-            None => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
-        }
-        if !self.keep_alive {
-            out.extend_from_slice(b"connection: close\r\n");
-        }
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// Which of a provider's keys serves this request: by weight, from a hash of the request id.
-fn pick_credential(provider: &Provider, request_id: &str) -> usize {
-    if provider.credentials.len() == 1 {
-        return 0;
-    }
-    let total: u64 =
-        provider.credentials.iter().map(|credential| u64::from(credential.weight)).sum();
-    if total == 0 {
-        return 0;
-    }
-    let hash = request_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    // The high bits of FNV are the mixed ones.
-    let mut point = (hash >> 16) % total;
-    for (index, credential) in provider.credentials.iter().enumerate() {
-        let weight = u64::from(credential.weight);
-        if point < weight {
-            return index;
-        }
-        point -= weight;
-    }
-    0
-}
-
-/// Which fields of a provider's answer reach the caller.
-fn passes_back(name: &[u8], status: u16) -> bool {
-    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-    match name.first().map(u8::to_ascii_lowercase) {
-        Some(b'c') => {
-            is("content-type")
-                || is("content-encoding")
-                || is("content-language")
-                || is("content-disposition")
-                || is("cache-control")
-        }
-        Some(b'd') => is("date"),
-        Some(b'l') => is("location"),
-        Some(b'o') => {
-            is("openai-processing-ms")
-                || is("openai-version")
-                || is("openai-organization")
-                || is("openai-model")
-        }
-        // Anthropic sends `retry-after` on 200s: only on an error does it mean what it says.
-        Some(b'r') => is("request-id") || (status >= 400 && is("retry-after")),
-        Some(b'w') => is("warning"),
-        Some(b'x') => is("x-request-id"),
-        _ => false,
-    }
-}
-
-fn starts_with_ignoring_case(value: &[u8], start: &[u8]) -> bool {
-    value.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
-}
-
-/// `x-ratelimit-*` of a limited key.
-pub fn push_rate(rate: &RateState, out: &mut Vec<u8>) {
-    out.extend_from_slice(b"x-ratelimit-limit-requests: ");
-    push_number(out, u64::from(rate.limit));
-    out.extend_from_slice(b"\r\nx-ratelimit-remaining-requests: ");
-    push_number(out, u64::from(rate.remaining));
-    out.extend_from_slice(b"\r\nx-ratelimit-reset-requests: ");
-    push_number(out, rate.reset_us.div_ceil(1000));
-    out.extend_from_slice(b"ms\r\n");
-}
-
-/// A name from the configuration or the caller as a field value: visible ASCII only.
-fn push_header_text(out: &mut Vec<u8>, text: &str) {
-    out.extend(
-        text.bytes()
-            .map(|byte| if byte.is_ascii_graphic() || byte == b' ' { byte } else { b'?' }),
-    );
-}
-
-/// Decimal digits.
-pub fn push_number(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0_u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
-}
-
-fn push_hex(out: &mut Vec<u8>, number: u64) {
-    let digits = (64 - number.leading_zeros()).div_ceil(4).max(1);
-    for index in (0..digits).rev() {
-        out.push(b"0123456789abcdef"[(number >> (4 * index) & 15) as usize]);
-    }
-}
-
-/// USD with nine decimals; `short` drops trailing zeros down to six.
-#[expect(clippy::cast_possible_truncation, reason = "one decimal digit")]
-pub fn push_usd(out: &mut Vec<u8>, nusd: u64, short: bool) {
-    push_number(out, nusd / 1_000_000_000);
-    out.push(b'.');
-    let fraction = nusd % 1_000_000_000;
-    let mut divisor = 100_000_000;
-    let mut rest = fraction;
-    let mut written = 0;
-    while divisor > 0 {
-        if short && written >= 6 && rest == 0 {
-            break;
-        }
-        out.push(b'0' + (rest / divisor) as u8);
-        rest %= divisor;
-        divisor /= 10;
-        written += 1;
     }
 }

@@ -3,12 +3,16 @@
 #![deny(unsafe_code)]
 
 pub mod answer;
+pub mod attempt;
 pub mod cells;
 pub mod chunked;
 mod date;
+pub mod digits;
 pub mod exchange;
+pub mod fields;
 pub mod gate;
 pub mod head;
+mod ids;
 pub mod inflate;
 pub mod json;
 #[expect(unsafe_code, reason = "the one place where memory is shared with other processes")]
@@ -17,10 +21,13 @@ pub mod patch;
 pub mod pricing;
 pub mod record;
 pub mod redact;
+pub mod request;
 pub mod ring;
 pub mod routing;
 pub mod scan;
 pub mod snapshot;
 mod spill;
 pub mod sse;
+pub mod subject;
+mod text;
 pub mod usage;

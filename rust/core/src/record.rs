@@ -5,11 +5,14 @@
 
 use std::borrow::Cow;
 
-use crate::exchange::{Attempt, Plan, push_number, push_usd};
-use crate::gate::{Refused, Subject};
+use crate::attempt::{Attempt, Outcome};
+use crate::digits::{push_number, push_usd};
+use crate::exchange::Plan;
+use crate::gate::Refused;
 use crate::ring::{Bodies, RingWriter};
 use crate::routing::Strategy;
 use crate::snapshot::{Snapshot, StoreBodies};
+use crate::subject::Subject;
 use crate::usage::Usage;
 
 const ORDINALS: [&str; 8] =
@@ -409,7 +412,7 @@ fn ordinal(index: usize) -> String {
 
 /// How an attempt reads in the reason: `timeout`, `503`, `healthy`.
 fn verdict(attempt: &Attempt) -> String {
-    match (attempt.outcome.map(crate::exchange::Outcome::name), attempt.status) {
+    match (attempt.outcome.map(Outcome::name), attempt.status) {
         (Some("ok"), _) => "healthy".to_owned(),
         (Some("http_error"), Some(status)) => status.to_string(),
         (Some("connect_error"), _) => "unreachable".to_owned(),
@@ -474,7 +477,7 @@ fn push_attempt(out: &mut Vec<u8>, plan: &Plan, index: usize, attempt: &Attempt)
     object.text(key!("provider"), &provider.name);
     object.text(key!("model"), &leaf.model);
     object.text(key!("role"), "serve");
-    object.maybe_text(key!("outcome"), attempt.outcome.map(crate::exchange::Outcome::name));
+    object.maybe_text(key!("outcome"), attempt.outcome.map(Outcome::name));
     object.maybe_number(key!("status"), attempt.status.map(u64::from));
     object.text(key!("reason"), &attempt.reason);
     let started_us = attempt.started_us.saturating_sub(plan.subject.started_us);

@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use modelux_core::attempt::Outcome;
 use modelux_core::cells::Cells;
-use modelux_core::exchange::{self, Fault, Step, push_rate};
+use modelux_core::exchange::{self, Fault, Step};
+use modelux_core::fields::push_rate;
 use modelux_core::gate::{self, Begin};
 use modelux_core::pricing::Catalogue;
 use modelux_core::ring::RingWriter;
@@ -402,7 +404,7 @@ impl Plan {
             .iter()
             .map(|attempt| {
                 let (leaf, provider) = self.inner.target_of(attempt);
-                let outcome = attempt.outcome.map_or("unfinished", exchange::Outcome::name);
+                let outcome = attempt.outcome.map_or("unfinished", Outcome::name);
                 (
                     leaf.label.clone(),
                     provider.name.clone(),

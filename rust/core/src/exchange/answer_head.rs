@@ -1,0 +1,125 @@
+//! The head that the caller gets: the provider's fields that pass, and ours.
+
+use super::{AnswerHead, Plan};
+use crate::digits::{push_number, push_usd};
+use crate::fields::{push_header_text, push_rate};
+use crate::pricing;
+
+/// Most nano-USD in one request: what a double holds exactly.
+const MONEY_NUSD_MAX: u64 = 1 << 53;
+
+impl Plan {
+    /// Time in modelux before the winning attempt's request was written: not the attempts before
+    /// it, not the wait for its connection.
+    #[must_use]
+    pub fn overhead_us(&self) -> u64 {
+        let Some((last, before)) = self.attempts.split_last() else { return 0 };
+        let sent_us = last.sent_us.unwrap_or(last.started_us);
+        let connect_us = last.connect_us();
+        let elsewhere_us: u64 = before
+            .iter()
+            .map(|attempt| attempt.ended_us.unwrap_or(attempt.started_us) - attempt.started_us)
+            .sum();
+        sent_us
+            .saturating_sub(self.subject.started_us)
+            .saturating_sub(connect_us + elsewhere_us)
+    }
+
+    /// Sum over all attempts; None where one of them used something that has no known price, or
+    /// where the sum is beyond what money may be.
+    #[must_use]
+    pub fn total_cost(&self) -> Option<pricing::Cost> {
+        let mut total: Option<pricing::Cost> = None;
+        for attempt in self.attempts.iter().filter(|attempt| attempt.usage.is_some()) {
+            let cost = attempt.cost?;
+            let sum = total.unwrap_or(pricing::Cost { input_nusd: 0, output_nusd: 0 });
+            let input_nusd = sum.input_nusd.checked_add(cost.input_nusd)?;
+            let output_nusd = sum.output_nusd.checked_add(cost.output_nusd)?;
+            if input_nusd.checked_add(output_nusd)? > MONEY_NUSD_MAX {
+                return None;
+            }
+            total = Some(pricing::Cost { input_nusd, output_nusd });
+        }
+        total
+    }
+
+    /// Attempts that wrote a request byte.
+    #[must_use]
+    pub fn attempts_sent(&self) -> usize {
+        self.attempts.iter().filter(|attempt| attempt.sent_us.is_some()).count()
+    }
+
+    /// Our head lines that every answer of this plan carries, errors too.
+    pub fn push_own_lines(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"X-Modelux-Request-Id: ");
+        out.extend_from_slice(self.subject.id.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        if let Some((route, version)) = &self.subject.route {
+            out.extend_from_slice(b"X-Modelux-Config: @");
+            push_header_text(out, &route.slug);
+            out.extend_from_slice(b" (v");
+            push_number(out, u64::from(version.version));
+            out.extend_from_slice(b")\r\n");
+        }
+        if self.http_1_0 && self.keep_alive {
+            // What HTTP/1.1 need not say.
+            out.extend_from_slice(b"connection: keep-alive\r\n");
+        }
+        if let Some(rate) = self.rate {
+            push_rate(&rate, out);
+        }
+        if !self.subject.warnings.is_empty() {
+            out.extend_from_slice(b"X-Modelux-Warnings: ");
+            out.extend_from_slice(self.subject.warnings.join(",").as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    pub(super) fn push_head(
+        &self,
+        answer: &AnswerHead,
+        length: Option<u64>,
+        with_cost: bool,
+        out: &mut Vec<u8>,
+    ) {
+        out.extend_from_slice(b"HTTP/1.1 ");
+        push_number(out, u64::from(answer.status));
+        out.push(b' ');
+        out.extend_from_slice(answer.reason.as_bytes());
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(&answer.lines);
+        self.push_own_lines(out);
+        if let Some(last) = self.attempts.last() {
+            let (leaf, provider) = self.target_of(last);
+            out.extend_from_slice(b"X-Modelux-Provider-Used: ");
+            push_header_text(out, &provider.name);
+            out.extend_from_slice(b"\r\nX-Modelux-Model-Used: ");
+            push_header_text(out, &leaf.model);
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(b"X-Modelux-Attempts: ");
+        push_number(out, self.attempts_sent() as u64);
+        out.extend_from_slice(b"\r\nX-Modelux-Overhead-Us: ");
+        push_number(out, self.overhead_us());
+        out.extend_from_slice(b"\r\nX-Modelux-Cache: MISS\r\n");
+        if let (true, Some(cost)) = (with_cost, self.total_cost()) {
+            out.extend_from_slice(b"X-Modelux-Cost-Usd: ");
+            push_usd(out, cost.input_nusd + cost.output_nusd, true);
+            out.extend_from_slice(b"\r\n");
+        }
+        match length {
+            Some(length) if answer.status != 204 && answer.status != 304 => {
+                out.extend_from_slice(b"content-length: ");
+                push_number(out, length);
+                out.extend_from_slice(b"\r\n");
+            }
+            Some(_) => {}
+            None if self.http_1_0 => {}
+            None => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        }
+        if !self.keep_alive {
+            out.extend_from_slice(b"connection: close\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}

@@ -1,0 +1,240 @@
+//! Attempts: the bytes that go upstream, their deadlines, and which target comes next.
+
+use std::borrow::Cow;
+
+use super::{Phase, Plan};
+use crate::attempt::Attempt;
+use crate::digits::push_number;
+use crate::patch;
+use crate::routing::{FailedBy, Next, Strategy};
+use crate::snapshot::{Provider, auth_line};
+use crate::sse::Follower;
+use crate::subject::Endpoint;
+
+/// Room for the request line, the key and the length in an outgoing head.
+const WIRE_HEAD_BYTES: usize = 512;
+
+impl Plan {
+    /// Why the first attempt goes where it goes.
+    pub(crate) fn first_reason(&self) -> Cow<'static, str> {
+        match self.choice.flat.flat().strategy {
+            Strategy::Direct => "named by the caller".into(),
+            Strategy::Single => "the only target".into(),
+            Strategy::Fallback if self.choice.first == 0 => "first in the list".into(),
+            Strategy::Fallback => "first in the list that may serve".into(),
+        }
+    }
+
+    /// Begin an attempt at leaf `index` and prepare its bytes.
+    pub(crate) fn start(
+        &mut self,
+        index: usize,
+        reason: Cow<'static, str>,
+        request_body: &[u8],
+        now_us: u64,
+    ) {
+        let flat = self.choice.flat.flat();
+        let leaf = &flat.leaves[index];
+        let provider = &self.snapshot.providers[leaf.provider];
+        let credential =
+            leaf.credential.unwrap_or_else(|| pick_credential(provider, &self.subject.id));
+        let include_usage = self.facts.stream
+            && provider.stream_usage
+            && self.endpoint != Endpoint::Embeddings
+            && self.facts.include_usage != Some(true);
+        self.follower = self.facts.stream.then(|| Follower::new(include_usage));
+        let mut body = std::mem::take(&mut self.decoded);
+        body.clear();
+        let edit = patch::Edit { model: Some(&leaf.model), include_usage };
+        patch::patch(request_body, &self.facts, &edit, &mut body);
+        let mut wire = Vec::with_capacity(
+            body.len() + self.lines.len() + provider.head_lines.len() + WIRE_HEAD_BYTES,
+        );
+        wire.extend_from_slice(b"POST ");
+        wire.extend_from_slice(provider.base_path.as_bytes());
+        wire.extend_from_slice(self.endpoint.upstream_path().as_bytes());
+        if !self.query.is_empty() {
+            wire.push(b'?');
+            wire.extend_from_slice(self.query.as_bytes());
+        }
+        wire.extend_from_slice(b" HTTP/1.1\r\n");
+        wire.extend_from_slice(&provider.head_lines);
+        match &self.provider_key {
+            Some(key) => {
+                wire.extend_from_slice(&auth_line(
+                    &provider.auth_header,
+                    &provider.auth_prefix,
+                    key,
+                ));
+            }
+            None => wire.extend_from_slice(provider.credentials[credential].head_lines()),
+        }
+        if provider.own_headers.is_empty() {
+            wire.extend_from_slice(&self.lines);
+        } else {
+            for line in self.lines.split_inclusive(|byte| *byte == b'\n') {
+                let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+                if !provider
+                    .own_headers
+                    .iter()
+                    .any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+                {
+                    wire.extend_from_slice(line);
+                }
+            }
+        }
+        wire.extend_from_slice(b"content-length: ");
+        push_number(&mut wire, body.len() as u64);
+        wire.extend_from_slice(b"\r\n\r\n");
+        wire.extend_from_slice(&body);
+        self.wire = wire;
+        self.decoded = body;
+
+        let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
+        self.price =
+            self.snapshot.price(&self.catalogue, leaf.provider, &leaf.model, at_unix_s);
+        self.phase = Phase::Head;
+        self.pending.clear();
+        self.held.clear();
+        self.answer = None;
+        self.interim = 0;
+        self.reusable = false;
+        self.attempts.push(Attempt {
+            leaf: index,
+            reason,
+            started_us: now_us,
+            connecting_us: None,
+            sent_us: None,
+            first_us: None,
+            ended_us: None,
+            outcome: None,
+            status: None,
+            request_id: None,
+            usage: None,
+            cost: None,
+            credential,
+            limit_ms: 0,
+            failed_by: None,
+            pooled: false,
+            bytes_received: 0,
+            error_body: Vec::new(),
+            error_is_whole: false,
+            retry_after: None,
+        });
+        self.set_deadline(now_us);
+    }
+
+    /// The current attempt waits for a new connection from here on.
+    pub fn connecting(&mut self, now_us: u64) {
+        self.attempt().connecting_us = Some(now_us);
+    }
+
+    /// The request bytes of the current attempt are about to be written.
+    ///
+    /// # Panics
+    /// If they were written before.
+    pub fn sent(&mut self, now_us: u64) {
+        let attempt = self.attempt();
+        assert!(attempt.sent_us.is_none(), "an attempt is sent once");
+        attempt.sent_us = Some(now_us);
+        attempt.pooled = attempt.connecting_us.is_none();
+        self.wire = Vec::new();
+    }
+
+    /// Set the deadline that holds in the present phase.
+    pub(super) fn set_deadline(&mut self, now_us: u64) {
+        let flat = self.choice.flat.flat();
+        let last = self.attempts.len() - 1;
+        let attempt = &mut self.attempts[last];
+        let leaf = &flat.leaves[attempt.leaf];
+        let whole_us = attempt.started_us.saturating_add(leaf.attempt_max_ms * 1000);
+        let (until_us, limit_ms) = if attempt.first_us.is_some() {
+            (now_us.saturating_add(leaf.idle_timeout_ms * 1000), leaf.idle_timeout_ms)
+        } else {
+            let first_us = attempt.started_us.saturating_add(leaf.timeout_ms * 1000);
+            match flat.total_budget_ms {
+                Some(budget_ms) => {
+                    let budget_us = self.subject.started_us.saturating_add(budget_ms * 1000);
+                    if budget_us < first_us {
+                        (budget_us, budget_ms)
+                    } else {
+                        (first_us, leaf.timeout_ms)
+                    }
+                }
+                None => (first_us, leaf.timeout_ms),
+            }
+        };
+        attempt.limit_ms = if whole_us < until_us { leaf.attempt_max_ms } else { limit_ms };
+        self.deadline_us = until_us.min(whole_us);
+    }
+
+    /// Go on to the next attempt, if the config has one for this failure.
+    pub fn next(&mut self, request_body: &[u8], now_us: u64) -> bool {
+        let flat = self.choice.flat.flat();
+        let number = self.attempts.len();
+        let last = &self.attempts[number - 1];
+        let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
+        if let Some(budget_ms) = flat.total_budget_ms {
+            if now_us >= self.subject.started_us.saturating_add(budget_ms * 1000) {
+                return false;
+            }
+        }
+        self.tries_here += 1;
+        let at = last.leaf;
+        // A pooled connection may have been closed under way to us, before the provider read
+        // anything: one try on a fresh one.
+        if last.pooled
+            && last.bytes_received == 0
+            && failed_by == FailedBy::Reset
+            && !self.tried_fresh
+        {
+            self.tried_fresh = true;
+            let reason = format!("attempt_{number} met a pooled connection that closed");
+            self.start(at, reason.into(), request_body, now_us);
+            return true;
+        }
+        let rejected = &self.choice.rejected;
+        let next =
+            flat.next(at, failed_by, self.tries_here, &|index| rejected[index].is_none());
+        self.tried_fresh = false;
+        match next {
+            Next::Nobody => false,
+            Next::Again => {
+                let reason = format!("again after {} of attempt_{number}", failed_by.text());
+                self.start(at, reason.into(), request_body, now_us);
+                true
+            }
+            Next::Leaf(index) => {
+                self.tries_here = 0;
+                let reason = format!("after {} of attempt_{number}", failed_by.text());
+                self.start(index, reason.into(), request_body, now_us);
+                true
+            }
+        }
+    }
+}
+
+/// Which of a provider's keys serves this request: by weight, from a hash of the request id.
+fn pick_credential(provider: &Provider, request_id: &str) -> usize {
+    if provider.credentials.len() == 1 {
+        return 0;
+    }
+    let total: u64 =
+        provider.credentials.iter().map(|credential| u64::from(credential.weight)).sum();
+    if total == 0 {
+        return 0;
+    }
+    let hash = request_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The high bits of FNV are the mixed ones.
+    let mut point = (hash >> 16) % total;
+    for (index, credential) in provider.credentials.iter().enumerate() {
+        let weight = u64::from(credential.weight);
+        if point < weight {
+            return index;
+        }
+        point -= weight;
+    }
+    0
+}
