@@ -313,10 +313,25 @@ impl Plan {
         matches!(self.phase, Phase::Passing(Delimited::Close)) || self.http_1_0
     }
 
-    /// Did the caller bring its own provider key.
+    /// Does the current attempt go with a key that the caller brought.
     #[must_use]
     pub fn has_provider_key(&self) -> bool {
-        self.provider_key.is_some()
+        self.provider_key_for(self.leaf().provider).is_some()
+    }
+
+    /// The caller's own provider key, where this provider is the one that it was brought for.
+    ///
+    /// That is the first target's. A failover to another provider goes with our credential: a key
+    /// is never shown to somebody else's server.
+    fn provider_key_for(&self, provider: usize) -> Option<&str> {
+        let first = self.choice.flat.flat().leaves[self.choice.first].provider;
+        self.provider_key.as_deref().filter(|_| provider == first)
+    }
+
+    /// The caller's own provider key as the record may show it: `sk-proj-...TA0A`.
+    #[must_use]
+    pub fn provider_key_fingerprint(&self) -> Option<String> {
+        self.provider_key.as_deref().map(fingerprint)
     }
 
     /// Must the current attempt have a connection of its own.
@@ -1046,4 +1061,14 @@ impl Plan {
         let error = ("internal_error", "internal_error", "modelux failed at this request");
         self.record(gate, 500, request_body, b"", Some(error), now_us);
     }
+}
+
+/// A secret as people may see it: its family and its last four characters; short ones not at all.
+fn fingerprint(secret: &str) -> String {
+    const SHOWN_BYTES_MIN: usize = 24;
+    if secret.len() < SHOWN_BYTES_MIN || !secret.is_ascii() {
+        return "...".to_owned();
+    }
+    let family = secret.match_indices('-').map(|(at, _)| at + 1).take(2).last().unwrap_or(0);
+    format!("{}...{}", &secret[..family.min(8)], &secret[secret.len() - 4..])
 }

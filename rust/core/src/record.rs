@@ -236,6 +236,7 @@ pub(crate) fn served(
             record.null(key!("model"));
         }
     }
+    record.maybe_text(key!("provider_key"), plan.provider_key_fingerprint().as_deref());
     match last.and_then(|attempt| attempt.usage.as_ref()) {
         Some(usage) => record.object(key!("usage"), |object| push_usage(object, usage)),
         None => record.null(key!("usage")),

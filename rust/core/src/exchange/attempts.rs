@@ -59,7 +59,7 @@ impl Plan {
         }
         wire.extend_from_slice(b" HTTP/1.1\r\n");
         wire.extend_from_slice(&provider.head_lines);
-        match &self.provider_key {
+        match self.provider_key_for(leaf.provider) {
             Some(key) => {
                 wire.extend_from_slice(&auth_line(
                     &provider.auth_header,
