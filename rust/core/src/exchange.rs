@@ -30,7 +30,7 @@ use crate::head::{self, Framing, Parse, RequestHead, ResponseHead};
 use crate::inflate;
 use crate::pricing::{self, Catalogue, Price};
 use crate::record;
-use crate::request::Choice;
+use crate::request::{Choice, IDENTIFIER_BYTES_MAX};
 use crate::routing::{FailedBy, Leaf};
 use crate::scan::Facts;
 use crate::snapshot::{Provider, Snapshot};
@@ -159,6 +159,8 @@ pub struct Plan {
     wire: Vec<u8>,
     tries_here: u32,
     tried_fresh: bool,
+    /// When the first attempt of each config began that limits all of its attempts together.
+    entered_us: Vec<(usize, u64)>,
     price: Option<Price>,
     phase: Phase,
     pending: Vec<u8>,
@@ -210,6 +212,7 @@ impl Plan {
         let provider_key = head
             .header("x-modelux-provider-key")
             .and_then(|value| std::str::from_utf8(value).ok())
+            .filter(|key| !key.is_empty())
             .map(str::to_owned);
         Self {
             snapshot,
@@ -231,6 +234,7 @@ impl Plan {
             wire: Vec::new(),
             tries_here: 0,
             tried_fresh: false,
+            entered_us: Vec::new(),
             price: None,
             phase: Phase::Head,
             pending: Vec::new(),
@@ -462,7 +466,7 @@ impl Plan {
             } else if name.eq_ignore_ascii_case(b"retry-after") {
                 answer.retry_after = text(value);
             } else if name.eq_ignore_ascii_case(b"x-request-id") {
-                let request_id = text(value);
+                let request_id = text(value).filter(|id| id.len() <= IDENTIFIER_BYTES_MAX);
                 self.attempt().request_id = request_id;
             }
             if head.is_nominated(name) {
@@ -605,7 +609,11 @@ impl Plan {
 
     /// The answer's status says it failed; its body, whole or not, is kept for the caller.
     fn fail_by_status(&mut self, whole: bool, now_us: u64) -> Step {
-        let body = std::mem::take(&mut self.held);
+        let mut body = std::mem::take(&mut self.held);
+        let encoding = self.answer.as_ref().and_then(|answer| answer.encoding.as_deref());
+        if let Some(plain) = encoding.and_then(|encoding| inflate::decode(encoding, &body)) {
+            body = plain;
+        }
         let attempt = self.attempt();
         attempt.error_body = body;
         attempt.error_is_whole = whole;
@@ -648,7 +656,9 @@ impl Plan {
             let body = std::mem::take(&mut self.held);
             return self.complete_whole(gate, request_body, &body, now_us);
         }
-        if self.held.len() <= UNARY_HOLD_BYTES_MAX {
+        // An encoded stream cannot be followed, and a caller who streams does not want it at once.
+        let is_stream = self.answer.as_ref().is_some_and(|answer| answer.sse);
+        if self.held.is_empty() || (!is_stream && self.held.len() <= UNARY_HOLD_BYTES_MAX) {
             return Step::More;
         }
         let mut out = Vec::new();
@@ -667,11 +677,12 @@ impl Plan {
         let Some(answer) = self.answer.take() else { return Step::More };
         let (usage, readable) = match &answer.encoding {
             Some(encoding) => match inflate::decode(encoding, body) {
-                Some(plain) => answer::read_answer(&plain),
+                Some(plain) if answer.json => answer::read_answer(&plain),
                 // An encoding that we cannot undo is still the caller's to read.
-                None => (None, true),
+                _ => (None, true),
             },
-            None if answer.json => answer::read_answer(body),
+            // A 204 says that there is no body, whatever type it names.
+            None if answer.json && answer.status != 204 => answer::read_answer(body),
             None => (None, true),
         };
         if !readable && (200..300).contains(&answer.status) {
@@ -852,7 +863,7 @@ impl Plan {
                 }
                 // A connection that was never made is a connect failure: nothing was sent.
                 if self.attempt().sent_us.is_none() {
-                    return self.fail(Outcome::Timeout, FailedBy::Timeout, now_us);
+                    return self.fail(Outcome::Timeout, FailedBy::Connect, now_us);
                 }
                 self.broken(gate, request_body, Outcome::Timeout, FailedBy::Timeout, now_us)
             }
@@ -918,7 +929,10 @@ impl Plan {
         now_us: u64,
     ) -> Step {
         let at_boundary = self.follower.as_ref().is_some_and(Follower::at_event_boundary)
-            && self.answer.as_ref().is_some_and(|answer| answer.sse);
+            && self
+                .answer
+                .as_ref()
+                .is_some_and(|answer| answer.sse && answer.encoding.is_none());
         if let (true, Phase::Passing(delimited)) = (at_boundary, &self.phase) {
             let delimited = *delimited;
             let event = format!(

@@ -193,11 +193,13 @@ impl Request<'_, '_> {
         body: &[u8],
     ) -> Result<(Facts, Choice), Refusal> {
         let mut facts = scan::scan(body, endpoint.shape()).map_err(scan_refusal)?;
-        self.attribute(key, &mut facts)?;
         let model = std::mem::take(&mut facts.model);
-        let choice = self.choose(key, endpoint, &model);
-        self.subject.model_requested = model;
         self.subject.stream = facts.stream;
+        let choice = match self.attribute(key, &mut facts) {
+            Ok(()) => self.choose(key, endpoint, &model),
+            Err(refusal) => Err(refusal),
+        };
+        self.subject.model_requested = model;
         Ok((facts, choice?))
     }
 
@@ -220,6 +222,15 @@ impl Request<'_, '_> {
                 trace_id = Some(header_text(value, "X-Modelux-Trace-Id")?);
             } else if name.eq_ignore_ascii_case(b"x-modelux-conversation-id") {
                 conversation_id = Some(header_text(value, "X-Modelux-Conversation-Id")?);
+            } else if name.eq_ignore_ascii_case(b"x-modelux-provider-key")
+                && !value.iter().all(u8::is_ascii_graphic)
+            {
+                // Never fall back on the shared key, whose owner would pay.
+                return Err(Refusal::new(
+                    "invalid_request",
+                    "`X-Modelux-Provider-Key` holds a character that no key has",
+                )
+                .param("X-Modelux-Provider-Key"));
             } else if name.eq_ignore_ascii_case(b"x-stainless-retry-count") {
                 self.subject.sdk_retry =
                     std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
@@ -251,7 +262,13 @@ impl Request<'_, '_> {
             )
             .param("mlx:tags"));
         }
-        let end_user = key.end_user.clone().or(user).or_else(|| facts.end_user.take());
+        // An empty name names nobody: it neither hides another nor satisfies a key that needs one.
+        let is_named = |name: &String| !name.is_empty();
+        let end_user = key
+            .end_user
+            .clone()
+            .or(user.filter(is_named))
+            .or_else(|| facts.end_user.take().filter(is_named));
         for required in &key.require_tags {
             if !tags.iter().any(|(name, _)| name == required) {
                 return Err(Refusal::new(
@@ -381,7 +398,8 @@ impl Request<'_, '_> {
                     .param("model"));
                 }
                 self.subject.pinned = true;
-                text.parse().map_err(|_| {
+                let digits = Some(text).filter(|text| !text.starts_with('+'));
+                digits.and_then(|text| text.parse().ok()).ok_or_else(|| {
                     not_found(format!("`{}` is not a version number", shown(text)))
                 })?
             }

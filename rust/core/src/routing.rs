@@ -19,6 +19,8 @@ pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
 pub const IDLE_TIMEOUT_MS: u64 = 60_000;
 /// A whole attempt.
 pub const ATTEMPT_MAX_MS: u64 = 3_600_000;
+/// The longest limit there is, a thousand years: none overflows when it is counted in microseconds.
+pub const LIMIT_MS_MAX: u64 = 1 << 45;
 /// Leaves of one config; the Python side checks the same bound with a better message.
 pub const LEAVES_MAX: usize = 64;
 /// Configs inside configs, the outermost counted.
@@ -90,7 +92,8 @@ impl Limits {
             connect_timeout_ms: tighter(self.connect_timeout_ms, inner.connect_timeout_ms),
             idle_timeout_ms: tighter(self.idle_timeout_ms, inner.idle_timeout_ms),
             attempt_max_ms: tighter(self.attempt_max_ms, inner.attempt_max_ms),
-            total_budget_ms: tighter(self.total_budget_ms, inner.total_budget_ms),
+            // Not inherited: each config's budget runs from its own first attempt.
+            total_budget_ms: None,
         }
     }
 }
@@ -225,6 +228,8 @@ impl RetryOn {
 /// What one config around a leaf says of a failure there.
 #[derive(Debug, Clone)]
 struct Around {
+    /// Number of the config, the outermost being 0.
+    config: usize,
     retry_on: RetryOn,
     /// The first leaf of the next child in that config.
     next: Option<usize>,
@@ -265,8 +270,9 @@ pub struct Flat {
     pub strategy: Strategy,
     /// Leaves, in the order in which they would be tried.
     pub leaves: Vec<Leaf>,
-    /// All attempts together, up to the first content byte.
-    pub total_budget_ms: Option<u64>,
+    /// For each config, the outermost first: all of its attempts together, up to the first content
+    /// byte.
+    pub total_budgets_ms: Vec<Option<u64>>,
 }
 
 /// What follows a failed attempt.
@@ -297,15 +303,12 @@ impl Flat {
             retries: 0,
             path: Vec::new(),
         };
-        add(root, providers, &context, 1, &mut leaves)?;
+        let mut total_budgets_ms = Vec::new();
+        add(root, providers, &context, 1, &mut leaves, &mut total_budgets_ms)?;
         if leaves.is_empty() {
             return Err("no target".to_owned());
         }
-        Ok(Self {
-            strategy: config.strategy,
-            leaves,
-            total_budget_ms: config.limits.total_budget_ms,
-        })
+        Ok(Self { strategy: config.strategy, leaves, total_budgets_ms })
     }
 
     /// One leaf without a config: the caller named the model.
@@ -327,14 +330,27 @@ impl Flat {
                 retry_here: RetryOn::all(),
                 around: Vec::new(),
             }],
-            total_budget_ms: None,
+            total_budgets_ms: Vec::new(),
         }
+    }
+
+    /// The configs around a leaf that limit all of their attempts together: number, milliseconds.
+    pub fn budgets_around(&self, at: usize) -> impl Iterator<Item = (usize, u64)> + '_ {
+        // Most configs have none; those of a model that the caller named have no config at all.
+        let around: &[Around] = if self.total_budgets_ms.iter().any(Option::is_some) {
+            &self.leaves[at].around
+        } else {
+            &[]
+        };
+        around.iter().filter_map(|around| {
+            self.total_budgets_ms[around.config].map(|budget_ms| (around.config, budget_ms))
+        })
     }
 
     /// Decide what follows a failure at leaf `at`.
     ///
-    /// `tries_here` counts the tries on that leaf so far; `eligible` says which leaves may serve.
-    /// An inner config that gives up is one failed attempt of the config around it, so its own
+    /// `tries_here` counts the tries on that leaf so far; `eligible` says which leaves may serve,
+    /// `is_spent` which configs have used up the time for all of their attempts. An inner config that gives up is one failed attempt of the config around it, so its own
     /// `retry_on` decides next.
     #[must_use]
     pub fn next(
@@ -343,24 +359,39 @@ impl Flat {
         failed_by: FailedBy,
         tries_here: u32,
         eligible: &dyn Fn(usize) -> bool,
+        is_spent: &dyn Fn(usize) -> bool,
     ) -> Next {
         let leaf = &self.leaves[at];
+        // A config without time left tries nobody any more, nor does any config inside it.
+        let open_from = leaf
+            .around
+            .iter()
+            .rposition(|around| is_spent(around.config))
+            .map_or(0, |at| at + 1);
         let same_target = matches!(failed_by, FailedBy::Connect | FailedBy::Status(_));
-        if same_target && tries_here <= leaf.retries && leaf.retry_here.covers(failed_by) {
+        if same_target
+            && open_from == 0
+            && tries_here <= leaf.retries
+            && leaf.retry_here.covers(failed_by)
+        {
             return Next::Again;
         }
-        for around in &leaf.around {
+        for (level, around) in leaf.around.iter().enumerate().skip(open_from) {
             if !around.retry_on.covers(failed_by) {
                 continue;
             }
-            let Some(first) = around.next else { continue };
-            // A leaf that may not serve is passed over as if it had failed on the spot.
-            let mut candidate = Some(first);
+            // A leaf that may not serve is passed over as if it had failed on the spot, but not out
+            // of this config: whether the one around it goes on, its own `retry_on` decides.
+            let levels_outside = leaf.around.len() - level - 1;
+            let mut candidate = around.next;
             while let Some(index) = candidate {
                 if eligible(index) {
                     return Next::Leaf(index);
                 }
-                candidate = self.leaves[index].around.iter().find_map(|around| around.next);
+                let its_around = &self.leaves[index].around;
+                candidate = its_around[..its_around.len() - levels_outside]
+                    .iter()
+                    .find_map(|around| around.next);
             }
         }
         Next::Nobody
@@ -382,6 +413,7 @@ fn add(
     context: &Context,
     depth: usize,
     leaves: &mut Vec<Leaf>,
+    total_budgets_ms: &mut Vec<Option<u64>>,
 ) -> Result<(), String> {
     match node {
         Node::Target(target) => {
@@ -399,6 +431,8 @@ fn add(
                 Some(words) => RetryOn::from_words(words)?,
                 None => RetryOn::all(),
             };
+            let number = total_budgets_ms.len();
+            total_budgets_ms.push(config.limits.total_budget_ms.map(|ms| ms.min(LIMIT_MS_MAX)));
             let mut path = context.path.clone();
             if let Some(slug) = &config.slug {
                 path.push(match config.version {
@@ -410,7 +444,8 @@ fn add(
                 let first = leaves.len();
                 // The first leaf of the next child is only known once this child is flat: its
                 // leaves get a mark that is replaced below.
-                let mut around = vec![Around { retry_on: retry_on.clone(), next: None }];
+                let mut around =
+                    vec![Around { config: number, retry_on: retry_on.clone(), next: None }];
                 around.extend(context.around.iter().cloned());
                 let inner = Context {
                     limits: context.limits.within(config.limits),
@@ -420,7 +455,7 @@ fn add(
                     path: path.clone(),
                 };
                 let levels_outside = inner.around.len();
-                add(child, providers, &inner, depth + 1, leaves)?;
+                add(child, providers, &inner, depth + 1, leaves, total_budgets_ms)?;
                 let next_child = leaves.len();
                 if index + 1 < config.children.len() {
                     for leaf in &mut leaves[first..next_child] {
@@ -459,10 +494,13 @@ fn leaf(
         model: target.model.clone(),
         label: target.label.clone().unwrap_or_else(|| target.model.clone()),
         credential,
-        timeout_ms: limits.timeout_ms.unwrap_or(TIMEOUT_MS),
-        connect_timeout_ms: limits.connect_timeout_ms.unwrap_or(CONNECT_TIMEOUT_MS),
-        idle_timeout_ms: limits.idle_timeout_ms.unwrap_or(IDLE_TIMEOUT_MS),
-        attempt_max_ms: limits.attempt_max_ms.unwrap_or(ATTEMPT_MAX_MS),
+        timeout_ms: limits.timeout_ms.unwrap_or(TIMEOUT_MS).min(LIMIT_MS_MAX),
+        connect_timeout_ms: limits
+            .connect_timeout_ms
+            .unwrap_or(CONNECT_TIMEOUT_MS)
+            .min(LIMIT_MS_MAX),
+        idle_timeout_ms: limits.idle_timeout_ms.unwrap_or(IDLE_TIMEOUT_MS).min(LIMIT_MS_MAX),
+        attempt_max_ms: limits.attempt_max_ms.unwrap_or(ATTEMPT_MAX_MS).min(LIMIT_MS_MAX),
         retries: context.retries,
         path: context.path.clone(),
         retry_here: context.retry_here.clone(),

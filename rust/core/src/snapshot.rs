@@ -428,6 +428,15 @@ impl ProviderDocument {
         self,
         secret_of: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Provider, SnapshotFault> {
+        let named = |what: &str| SnapshotFault(format!("provider {}: {what}", self.name));
+        if ![&self.host, &self.base_path].iter().all(|text| is_visible(text)) {
+            return Err(named("its URL holds a character that no URL may have"));
+        }
+        for (name, value) in &self.headers {
+            if !is_field(name, value) {
+                return Err(named(&format!("header {name:?} cannot be sent")));
+            }
+        }
         let default_port = if self.scheme == "https" { 443 } else { 80 };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host };
         let mut head_lines = if self.port == default_port {
@@ -447,6 +456,14 @@ impl ProviderDocument {
                     self.name, credential.reference
                 ))
             })?;
+            // A line end behind a key is an accident of many; anywhere else it would end the head.
+            let secret = secret.trim().to_owned();
+            if !is_field(&self.auth_header, &secret) {
+                return Err(named(&format!(
+                    "the value of {} holds a character that no key has",
+                    credential.reference
+                )));
+            }
             credentials.push(Credential {
                 id: credential.id,
                 weight: credential.weight,
@@ -480,6 +497,17 @@ impl ProviderDocument {
                 .collect(),
         })
     }
+}
+
+fn is_visible(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// May this stand as one line of a head?
+fn is_field(name: &str, value: &str) -> bool {
+    let is_token =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token) && !value.chars().any(char::is_control)
 }
 
 /// The head line that carries a key.

@@ -18,7 +18,9 @@ impl Plan {
         let connect_us = last.connect_us();
         let elsewhere_us: u64 = before
             .iter()
-            .map(|attempt| attempt.ended_us.unwrap_or(attempt.started_us) - attempt.started_us)
+            .map(|attempt| {
+                attempt.ended_us.map_or(0, |at_us| at_us.saturating_sub(attempt.started_us))
+            })
             .sum();
         sent_us
             .saturating_sub(self.subject.started_us)

@@ -121,7 +121,27 @@ impl Plan {
             error_is_whole: false,
             retry_after: None,
         });
+        self.enter(index, now_us);
         self.set_deadline(now_us);
+    }
+
+    /// Start the clocks of the configs around leaf `index` that have one and did not run yet.
+    fn enter(&mut self, index: usize, now_us: u64) {
+        for (config, _) in self.choice.flat.flat().budgets_around(index) {
+            if !self.entered_us.iter().any(|(entered, _)| *entered == config) {
+                // The outermost one counts what the caller waits for.
+                let from_us = if config == 0 { self.subject.started_us } else { now_us };
+                self.entered_us.push((config, from_us));
+            }
+        }
+    }
+
+    /// When a config's time for all of its attempts is up, given its limit.
+    fn budget_until_us(&self, config: usize, budget_ms: u64) -> u64 {
+        self.entered_us
+            .iter()
+            .find(|(entered, _)| *entered == config)
+            .map_or(u64::MAX, |(_, from_us)| from_us.saturating_add(budget_ms * 1000))
     }
 
     /// The current attempt waits for a new connection from here on.
@@ -145,26 +165,19 @@ impl Plan {
     pub(super) fn set_deadline(&mut self, now_us: u64) {
         let flat = self.choice.flat.flat();
         let last = self.attempts.len() - 1;
-        let attempt = &mut self.attempts[last];
+        let attempt = &self.attempts[last];
         let leaf = &flat.leaves[attempt.leaf];
         let whole_us = attempt.started_us.saturating_add(leaf.attempt_max_ms * 1000);
         let (until_us, limit_ms) = if attempt.first_us.is_some() {
             (now_us.saturating_add(leaf.idle_timeout_ms * 1000), leaf.idle_timeout_ms)
         } else {
             let first_us = attempt.started_us.saturating_add(leaf.timeout_ms * 1000);
-            match flat.total_budget_ms {
-                Some(budget_ms) => {
-                    let budget_us = self.subject.started_us.saturating_add(budget_ms * 1000);
-                    if budget_us < first_us {
-                        (budget_us, budget_ms)
-                    } else {
-                        (first_us, leaf.timeout_ms)
-                    }
-                }
-                None => (first_us, leaf.timeout_ms),
-            }
+            flat.budgets_around(attempt.leaf)
+                .map(|(config, ms)| (self.budget_until_us(config, ms), ms))
+                .fold((first_us, leaf.timeout_ms), std::cmp::Ord::min)
         };
-        attempt.limit_ms = if whole_us < until_us { leaf.attempt_max_ms } else { limit_ms };
+        let limit_ms = if whole_us < until_us { leaf.attempt_max_ms } else { limit_ms };
+        self.attempts[last].limit_ms = limit_ms;
         self.deadline_us = until_us.min(whole_us);
     }
 
@@ -174,12 +187,11 @@ impl Plan {
         let number = self.attempts.len();
         let last = &self.attempts[number - 1];
         let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
-        if let Some(budget_ms) = flat.total_budget_ms {
-            if now_us >= self.subject.started_us.saturating_add(budget_ms * 1000) {
-                return false;
-            }
-        }
-        self.tries_here += 1;
+        let spent: Vec<usize> = flat
+            .budgets_around(last.leaf)
+            .filter(|(config, ms)| now_us >= self.budget_until_us(*config, *ms))
+            .map(|(config, _)| config)
+            .collect();
         let at = last.leaf;
         // A pooled connection may have been closed under way to us, before the provider read
         // anything: one try on a fresh one.
@@ -187,15 +199,22 @@ impl Plan {
             && last.bytes_received == 0
             && failed_by == FailedBy::Reset
             && !self.tried_fresh
+            && spent.is_empty()
         {
             self.tried_fresh = true;
             let reason = format!("attempt_{number} met a pooled connection that closed");
             self.start(at, reason.into(), request_body, now_us);
             return true;
         }
+        self.tries_here += 1;
         let rejected = &self.choice.rejected;
-        let next =
-            flat.next(at, failed_by, self.tries_here, &|index| rejected[index].is_none());
+        let next = flat.next(
+            at,
+            failed_by,
+            self.tries_here,
+            &|index| rejected[index].is_none(),
+            &|config| spent.contains(&config),
+        );
         self.tried_fresh = false;
         match next {
             Next::Nobody => false,

@@ -1,0 +1,142 @@
+//! Which target follows which, for every way in which one can fail.
+
+use crate::support::{document, fallback, read_snapshot, target};
+use modelux_core::routing::{DEPTH_MAX, FailedBy, Flat, LEAVES_MAX, Next, Node};
+use serde_json::{Value, json};
+
+const EVERYBODY: &dyn Fn(usize) -> bool = &|_| true;
+const NONE_SPENT: &dyn Fn(usize) -> bool = &|_| false;
+
+fn compile(config: &Value) -> Result<Flat, String> {
+    let snapshot = read_snapshot(&document(&fallback(&[target(0, "m")], &json!({}))))?;
+    let node: Node =
+        serde_json::from_value(config.clone()).map_err(|fault| fault.to_string())?;
+    Flat::compile(&node, &snapshot.providers)
+}
+
+/// `[[x, y], z]`, the inner one going on for `inner`, the outer one for `outer`.
+fn nested(inner: &Value, outer: &Value) -> Flat {
+    let inside = fallback(&[target(0, "m"), target(0, "a")], &json!({"retry_on": inner}));
+    compile(&fallback(&[inside, target(1, "b")], &json!({"retry_on": outer}))).unwrap()
+}
+
+#[test]
+fn an_inner_config_that_gives_up_is_one_failure_of_the_outer() {
+    let flat = nested(&json!(["timeout"]), &json!(["5xx"]));
+    let next = |at, failed_by| flat.next(at, failed_by, 1, EVERYBODY, NONE_SPENT);
+    assert_eq!(next(0, FailedBy::Timeout), Next::Leaf(1));
+    assert_eq!(next(0, FailedBy::Status(500)), Next::Leaf(2));
+    assert_eq!(next(1, FailedBy::Timeout), Next::Nobody, "the outer one does not go on for it");
+    assert_eq!(next(1, FailedBy::Status(503)), Next::Leaf(2));
+    assert_eq!(next(0, FailedBy::Status(400)), Next::Nobody);
+    assert_eq!(next(2, FailedBy::Status(500)), Next::Nobody);
+}
+
+#[test]
+fn a_target_that_may_not_serve_is_passed_over_within_its_config_only() {
+    let flat = nested(&json!(["5xx"]), &json!(["timeout"]));
+    let next = |failed_by| flat.next(0, failed_by, 1, &|index| index != 1, NONE_SPENT);
+    assert_eq!(next(FailedBy::Status(500)), Next::Nobody, "500 is not the outer one's cause");
+    assert_eq!(next(FailedBy::Timeout), Next::Leaf(2));
+    let flat = nested(&json!(["5xx"]), &json!(["5xx"]));
+    assert_eq!(
+        flat.next(0, FailedBy::Status(500), 1, &|index| index == 2, NONE_SPENT),
+        Next::Leaf(2)
+    );
+}
+
+#[test]
+fn a_config_without_time_left_leaves_it_to_the_one_around_it() {
+    let flat = nested(&json!(["5xx", "timeout"]), &json!(["timeout"]));
+    let next = |failed_by, spent: usize| {
+        flat.next(0, failed_by, 1, EVERYBODY, &|config| config == spent)
+    };
+    assert_eq!(next(FailedBy::Timeout, 1), Next::Leaf(2));
+    assert_eq!(next(FailedBy::Status(500), 1), Next::Nobody);
+    assert_eq!(next(FailedBy::Timeout, 0), Next::Nobody, "nor may anything inside go on");
+}
+
+#[test]
+fn a_connect_failure_goes_on_whatever_the_list_says() {
+    let flat = nested(&json!([]), &json!([]));
+    assert_eq!(flat.next(0, FailedBy::Connect, 1, EVERYBODY, NONE_SPENT), Next::Leaf(1));
+    assert_eq!(flat.next(1, FailedBy::Connect, 1, EVERYBODY, NONE_SPENT), Next::Leaf(2));
+    assert_eq!(flat.next(0, FailedBy::Reset, 1, EVERYBODY, NONE_SPENT), Next::Nobody);
+}
+
+#[test]
+fn each_word_of_retry_on_covers_its_causes_and_no_others() {
+    let causes = [
+        FailedBy::Timeout,
+        FailedBy::Reset,
+        FailedBy::Status(429),
+        FailedBy::Status(401),
+        FailedBy::Status(402),
+        FailedBy::Status(403),
+        FailedBy::Status(500),
+        FailedBy::Status(529),
+        FailedBy::Status(404),
+        FailedBy::Status(418),
+    ];
+    for (word, covered) in [
+        ("timeout", vec![0]),
+        ("reset", vec![1]),
+        ("429", vec![2]),
+        ("auth", vec![3, 4, 5]),
+        ("5xx", vec![6, 7]),
+        ("404", vec![8]),
+        ("529", vec![7]),
+        ("connect", vec![]),
+    ] {
+        let config = fallback(&[target(0, "m"), target(1, "b")], &json!({"retry_on": [word]}));
+        let flat = compile(&config).unwrap();
+        for (index, cause) in causes.iter().enumerate() {
+            let goes_on = flat.next(0, *cause, 1, EVERYBODY, NONE_SPENT) == Next::Leaf(1);
+            assert_eq!(goes_on, covered.contains(&index), "{word} and {cause:?}");
+        }
+    }
+    for word in ["399", "600", "4xx", "", "connct"] {
+        let config = fallback(&[target(0, "m")], &json!({"retry_on": [word]}));
+        assert!(compile(&config).is_err(), "{word:?}");
+    }
+}
+
+#[test]
+fn the_same_target_is_tried_again_only_for_answers_and_connect_failures() {
+    let settings = json!({"max_retries_per_attempt": 2, "retry_on": ["429", "timeout"]});
+    let flat = compile(&fallback(&[target(0, "m"), target(1, "b")], &settings)).unwrap();
+    let next = |failed_by, tries| flat.next(0, failed_by, tries, EVERYBODY, NONE_SPENT);
+    assert_eq!(next(FailedBy::Status(429), 1), Next::Again);
+    assert_eq!(next(FailedBy::Status(429), 2), Next::Again);
+    assert_eq!(next(FailedBy::Status(429), 3), Next::Leaf(1));
+    assert_eq!(next(FailedBy::Connect, 1), Next::Again);
+    assert_eq!(next(FailedBy::Timeout, 1), Next::Leaf(1), "a byte was written");
+    assert_eq!(next(FailedBy::Status(500), 1), Next::Nobody, "not in the list");
+}
+
+#[test]
+fn the_tighter_of_two_time_limits_holds() {
+    let inner = fallback(&[target(0, "m")], &json!({"timeout_ms": 900, "idle_timeout_ms": 10}));
+    let flat =
+        compile(&fallback(&[inner], &json!({"timeout_ms": 500, "attempt_max_ms": u64::MAX})))
+            .unwrap();
+    assert_eq!((flat.leaves[0].timeout_ms, flat.leaves[0].idle_timeout_ms), (500, 10));
+    assert!(flat.leaves[0].attempt_max_ms.checked_mul(1000).is_some(), "counted in µs");
+}
+
+#[test]
+fn a_config_that_is_too_deep_too_wide_or_empty_is_refused() {
+    let nest = |depth: usize| {
+        (1..depth).fold(fallback(&[target(0, "m")], &json!({})), |inner, _| {
+            fallback(&[inner], &json!({}))
+        })
+    };
+    assert!(compile(&nest(DEPTH_MAX)).is_ok());
+    assert!(compile(&nest(DEPTH_MAX + 1)).is_err());
+    let wide = |count| fallback(&vec![target(0, "m"); count], &json!({}));
+    assert!(compile(&wide(LEAVES_MAX)).is_ok());
+    assert!(compile(&wide(LEAVES_MAX + 1)).is_err());
+    assert!(compile(&fallback(&[], &json!({}))).is_err());
+    assert!(compile(&target(0, "m")).is_err());
+    assert!(compile(&fallback(&[target(9, "m")], &json!({}))).is_err());
+}
