@@ -141,8 +141,9 @@ def _not_connected(caller: ClientConnection, plan: Plan, happened: object) -> in
 
 def _give_up(caller: ClientConnection, plan: Plan) -> None:
     answer = reply.failure(plan, clock.unix_us())
-    caller.transport.write(answer.wire)
+    # The record first: written before it, an answer could outlive a kill without a trace.
     plan.give_up(answer.status, answer.type, answer.code, answer.message)
+    caller.transport.write(answer.wire)
 
 
 def _cut(caller: ClientConnection, plan: Plan) -> None:

@@ -183,10 +183,11 @@ def _answer(caller: ClientConnection, shell: Shell, begun: Local | Refused) -> b
         caller.transport.write(wire)
     else:
         answer = reply.refusal(begun, clock.unix_us(), keep_alive=keep_alive)
-        caller.transport.write(answer.wire)
         body = caller.input[: begun.consumed] if begun.keep_alive else b""
         body = body.partition(b"\r\n\r\n")[2]
+        # The record first: written before it, an answer could outlive a kill without a trace.
         shell.gate.record_refused(begun, answer.status, answer.type, body)
+        caller.transport.write(answer.wire)
         if shell.times.access_log:
             shell.log.info(
                 "request", request_id=begun.id, status=answer.status, error=answer.code
