@@ -69,9 +69,10 @@ bench: setup ## measure beside nginx: bench/results/*.jsonl, docs/benchmarks.md
 run: setup ## one request all the way through; with a provider key set: serve
 	@$(BIN)/python scripts/run.py $(RUN_FLAGS)
 
-soak: setup ## the properties again, with a hundred times the examples
+soak: setup ## the properties with a hundred times the examples, and two minutes of kills
 	PROPTEST_CASES=20000 cargo test --quiet --locked --release --package modelux-core
 	$(BIN)/python -m pytest --hypothesis-profile soak $(wildcard tests/unit tests/model)
+	MODELUX_SOAK_S=120 $(BIN)/python -m pytest tests/e2e/test_soak.py
 
 lock: ## bring locks/ in line with the manifests; UPGRADE=1 renews every pin
 	@scripts/lock.sh $(if $(UPGRADE),--upgrade)
