@@ -31,6 +31,7 @@ PROVIDER_VARIABLES: Final = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_
 KEY_VARIABLE: Final = "MODELUX_DEMO_KEY"
 HOST: Final = "127.0.0.1"
 USUAL_PORT: Final = 8080
+SHARED_MEMORY: Final = "/dev/shm"
 START_S: Final = 20
 TRACE_S: Final = 10
 STOP_S: Final = 10
@@ -43,6 +44,7 @@ CONFIG: Final = """\
 listen = "{listen}"
 control_listen = "{control}"
 data_dir = "{data_dir}"
+state_dir = "{state_dir}"
 workers = 1
 drain_delay_s = 0
 drain_s = 5
@@ -124,6 +126,7 @@ def prepare(folder: Path, listen: str, silent: str, sound: str) -> Demo:
             listen=listen,
             control=free_address(),
             data_dir=folder / "data",
+            state_dir=folder / "state",
             silent=silent,
             sound=sound,
             key_variable=KEY_VARIABLE,
@@ -237,7 +240,9 @@ def demonstrate(*, once: bool, listen: str) -> None:
     Raises:
         DemoError: A part of it did not work.
     """
-    folder = Path(tempfile.mkdtemp(prefix="modelux-run-"))
+    # In memory where there is such a place, as the gateway's shared state is to be.
+    memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="modelux-run-", dir=memory))
     silent, sound = free_address(), free_address()
     demo = prepare(folder, listen, silent, sound)
     # The pace of a real model, so that the stream can be seen to be one.
@@ -294,7 +299,9 @@ def main() -> int:
     if not args.once and any(os.environ.get(name) for name in PROVIDER_VARIABLES):
         words = ["--listen", args.listen] if args.listen else []
         os.execv(sys.executable, command("serve", *words))
+    # Both by hand: what a shell starts in the background ignores SIGINT unless told otherwise.
     signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         demonstrate(once=args.once, listen=args.listen or usual_address())
     except DemoError as failure:
