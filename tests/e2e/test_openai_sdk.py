@@ -446,3 +446,46 @@ def test_a_kept_connection_serves_one_request_after_another(
             client.send(post(chat_body(MODEL, max_tokens=number + 1)))
             assert client.read_reply().json()["usage"]["completion_tokens"] == number + 1
     assert len({each["connection"] for each in simulator.requests()}) == 1
+
+
+# --- helpers of the SDK --------------------------------------------------------------------
+
+
+def test_the_stream_helper_builds_the_whole_answer(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model="sim/gpt-4o-mini?tokens=5", messages=HELLO
+    ) as stream:
+        kinds = {event.type for event in stream}
+        answer = stream.get_final_completion()
+    assert {"chunk", "content.delta", "content.done"} <= kinds
+    assert answer.choices[0].message.content == " the river kept its own"
+
+
+def test_a_streamed_raw_response_has_our_headers(client: openai.OpenAI) -> None:
+    create = client.chat.completions.with_streaming_response.create
+    with create(model=MODEL, messages=HELLO, logprobs=True, seed=7) as raw:
+        assert raw.headers["x-modelux-request-id"]
+        assert json.loads(raw.read())["choices"]
+
+
+def test_a_cancelled_task_cancels_its_provider(gateway: Gateway, simulator: Simulator) -> None:
+    async def cancel_after_a_word() -> None:
+        async with openai.AsyncOpenAI(base_url=gateway.base_url, api_key=KEY) as sdk:
+            seen = asyncio.Event()
+
+            async def read() -> None:
+                model = "sim/leaver?tokens=100000;token_ms=5"
+                stream = await sdk.chat.completions.create(
+                    model=model, messages=HELLO, stream=True
+                )
+                async for chunk in stream:
+                    if chunk.choices[0].delta.content:
+                        seen.set()
+
+            async with asyncio.TaskGroup() as group:
+                task = group.create_task(read())
+                await seen.wait()
+                task.cancel()
+
+    asyncio.run(cancel_after_a_word())
+    assert simulator.wait_request(lambda each: each["disconnected"], model="leaver")
