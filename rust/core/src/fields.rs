@@ -1,7 +1,7 @@
 //! Which header fields travel, in both directions, and how ours are written.
 
 use crate::digits::push_number;
-use crate::subject::RateState;
+use crate::subject::{RateState, Subject};
 
 /// May this request header travel on?
 ///
@@ -72,6 +72,17 @@ pub(crate) fn passes_back(name: &[u8], status: u16) -> bool {
 
 pub(crate) fn starts_with_ignoring_case(value: &[u8], start: &[u8]) -> bool {
     value.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start))
+}
+
+/// `X-Modelux-Config`, where the caller named a routing config.
+pub fn push_config(subject: &Subject, out: &mut Vec<u8>) {
+    if let Some((route, version)) = &subject.route {
+        out.extend_from_slice(b"X-Modelux-Config: @");
+        push_header_text(out, &route.slug);
+        out.extend_from_slice(b" (v");
+        push_number(out, u64::from(version.version));
+        out.extend_from_slice(b")\r\n");
+    }
 }
 
 /// `x-ratelimit-*` of a limited key.

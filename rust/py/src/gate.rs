@@ -11,7 +11,7 @@ use std::rc::Rc;
 use modelux_core::attempt::Outcome;
 use modelux_core::cells::Cells;
 use modelux_core::exchange::{self, Fault, Step};
-use modelux_core::fields::push_rate;
+use modelux_core::fields::{push_config, push_rate};
 use modelux_core::gate::{self, Begin};
 use modelux_core::pricing::Catalogue;
 use modelux_core::ring::RingWriter;
@@ -107,10 +107,11 @@ impl Refused {
     fn http_1_0(&self) -> bool {
         self.inner.http_1_0
     }
-    /// `x-ratelimit-*` lines, or empty.
+    /// `X-Modelux-Config` and `x-ratelimit-*` lines, those that apply.
     #[getter]
     fn rate_lines<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         let mut lines = Vec::new();
+        push_config(&self.inner.subject, &mut lines);
         if let Some(rate) = self.inner.rate {
             push_rate(&rate, &mut lines);
         }

@@ -2,7 +2,7 @@
 
 use super::{AnswerHead, Plan};
 use crate::digits::{push_number, push_usd};
-use crate::fields::{push_header_text, push_rate};
+use crate::fields::{push_config, push_header_text, push_rate};
 use crate::pricing;
 
 /// Most nano-USD in one request: what a double holds exactly.
@@ -56,13 +56,7 @@ impl Plan {
         out.extend_from_slice(b"X-Modelux-Request-Id: ");
         out.extend_from_slice(self.subject.id.as_bytes());
         out.extend_from_slice(b"\r\n");
-        if let Some((route, version)) = &self.subject.route {
-            out.extend_from_slice(b"X-Modelux-Config: @");
-            push_header_text(out, &route.slug);
-            out.extend_from_slice(b" (v");
-            push_number(out, u64::from(version.version));
-            out.extend_from_slice(b")\r\n");
-        }
+        push_config(&self.subject, out);
         if self.http_1_0 && self.keep_alive {
             // What HTTP/1.1 need not say.
             out.extend_from_slice(b"connection: keep-alive\r\n");
