@@ -1,4 +1,4 @@
-"""A caller's own provider key: used for the provider it was brought for, shown to nobody else."""
+"""A caller's own provider key: for the provider it was brought for, shown to nobody else."""
 
 from collections.abc import Iterator
 from hashlib import sha256
