@@ -18,6 +18,7 @@ from modelux.clock import unix_us
 from modelux.limits import LOG_VALUE_CHARS_MAX
 from modelux.units import US_PER_S, UnixUs
 
+STDOUT_FD: Final = 1
 STDERR_FD: Final = 2
 
 
@@ -49,7 +50,7 @@ class Log:
     everything that varies is a field.
     """
 
-    __slots__ = ("_component", "_human", "_level", "_now", "_write")
+    __slots__ = ("_component", "_human", "_level", "_now", "_print", "_write")
 
     def __init__(
         self,
@@ -58,12 +59,14 @@ class Log:
         human: bool,
         level: Level = Level.INFO,
         write: Callable[[bytes], object] | None = None,
+        print_line: Callable[[bytes], object] | None = None,
         now: Callable[[], UnixUs] = unix_us,
     ) -> None:
         self._component = component
         self._human = human
         self._level = level
         self._write = _write_stderr if write is None else write
+        self._print = _write_stdout if print_line is None else print_line
         self._now = now
 
     def debug(self, event: str, **fields: object) -> None:
@@ -86,11 +89,13 @@ class Log:
         self._emit("error", event, fields)
 
     def say(self, text: str) -> None:
-        """Print a line that a person is to read or copy, as it is; in JSON, event `said`."""
-        if not self._human:
-            self._emit("info", "said", {"text": text})
-            return
-        self._write(f"{printable(text)}\n".encode("utf-8", "backslashreplace"))
+        """Print a line that a person is to read or copy, as it is.
+
+        On a terminal it stands among the log's lines. Where the log is collected it goes to
+        stdout instead: it may hold a key that is shown this once, and a log never holds one.
+        """
+        line = f"{printable(text)}\n".encode("utf-8", "backslashreplace")
+        (self._write if self._human else self._print)(line)
 
     def _emit(self, level: str, event: str, fields: dict[str, object]) -> None:
         at = datetime.fromtimestamp(self._now() / US_PER_S, UTC)
@@ -172,8 +177,16 @@ def _plain(value: object) -> object:
 
 
 def _write_stderr(line: bytes) -> None:
+    _write_fd(STDERR_FD, line)
+
+
+def _write_stdout(line: bytes) -> None:
+    _write_fd(STDOUT_FD, line)
+
+
+def _write_fd(fd: int, line: bytes) -> None:
     try:
-        os.write(STDERR_FD, line)
+        os.write(fd, line)
     except OSError:
         # Nobody reads our log any more, or its disk is full: there is no other place to say so.
         return

@@ -98,6 +98,12 @@ def test_a_line_to_copy_is_printed_as_it_is_but_for_control_characters() -> None
     log, lines = make(human=True)
     log.say("curl -d '{\"model\": 1}'\x1b")
     assert lines == [b"curl -d '{\"model\": 1}'\\x1b\n"]
-    log, lines = make(human=False)
-    log.say("a b")
-    assert json.loads(lines[0])["text"] == "a b"
+
+
+def test_a_line_to_copy_never_goes_into_a_log_that_is_collected() -> None:
+    logged: list[bytes] = []
+    printed: list[bytes] = []
+    log = Log("supervisor", human=False, write=logged.append, print_line=printed.append)
+    log.say("Key: mlx_sk_shown_this_once")
+    assert logged == []
+    assert printed == [b"Key: mlx_sk_shown_this_once\n"]
