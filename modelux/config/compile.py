@@ -8,7 +8,6 @@ with the one they have.
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
 from modelux.config.model import Config, Credential, Price, Provider, Server
@@ -20,14 +19,6 @@ from modelux.config.versions import ControlDb, decode
 from modelux.units import MS_PER_S
 
 FORMAT: Final = 1
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - tmpfs, and the name in it is ours alone
-_FOLDER_HASH_CHARACTERS: Final = 12
-
-
-def usual_state_dir(data_dir: Path) -> Path:
-    """Return where the shared memory of a data directory is, if nothing else was said."""
-    digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()
-    return SHARED_MEMORY / f"modelux-{digest[:_FOLDER_HASH_CHARACTERS]}"
 
 
 def compile_snapshot(config: Config, db: ControlDb) -> bytes:

@@ -153,8 +153,7 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Take the end of a caller's sending for its leaving."""
-        # The end of a caller's sending is its leaving: nobody half-closes and still wants an
-        # answer that costs money.
+        # Nobody half-closes and still wants an answer that costs money.
         self._leave()
         # What is still to be written goes out first; who does not read it is not waited for.
         self._leaving_bytes = self.transport.get_write_buffer_size()

@@ -25,11 +25,12 @@ from modelux.proxy.connection import (
     NOTHING,
     ClientConnection,
     Event,
+    Happening,
     happening,
 )
 from modelux.proxy.intake import read_request
 from modelux.proxy.shell import Shell
-from modelux.proxy.upstream import UpstreamConnection
+from modelux.proxy.upstream import Pool, UpstreamConnection
 
 
 async def serve(caller: ClientConnection, shell: Shell) -> None:
@@ -47,34 +48,16 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
         while True:
             # 6 send: the first byte leaves in here.
             pool = pools[plan.provider_index]
-            upstream = None if plan.wants_fresh_connection else pool.take()
-            if upstream is not None:
-                _send(caller, plan, upstream)
-                step = await _relay(caller, plan, upstream)
+            reached: Happening | None = None if plan.wants_fresh_connection else pool.take()
+            if reached is None:
+                reached = await _connect(caller, plan, pool)
+            if isinstance(reached, UpstreamConnection):
+                _send(caller, plan, reached)
+                step = await _relay(caller, plan, reached)
+                # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
+                _release(caller, plan, pool, reached)
             else:
-                now_us = clock.mono_us()
-                plan.connecting()
-                caller.set_deadline(min(now_us + plan.connect_timeout_us, plan.deadline_us))
-                ticket = pool.connect(caller, plan.connect_timeout_us)
-                caller.waits_for = CONNECTION
-                happened = await happening()
-                caller.waits_for = NOTHING
-                if isinstance(happened, UpstreamConnection):
-                    upstream = happened
-                    _send(caller, plan, upstream)
-                    step = await _relay(caller, plan, upstream)
-                else:
-                    pool.leave(ticket)
-                    step = _not_connected(caller, plan, happened)
-            # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
-            if upstream is not None:
-                caller.upstream = None
-                if caller.write_paused and not upstream.closed:
-                    upstream.transport.resume_reading()
-                if plan.reusable:
-                    pool.give_back(upstream)
-                else:
-                    upstream.abort()
+                step = _not_connected(caller, plan, reached)
             if step != STEP_FAILED:
                 break
             if not plan.next():
@@ -94,6 +77,33 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
                 # More was sent than is answered: closed at once, it could cost the answer.
                 caller.close_lingering()
             return
+
+
+async def _connect(caller: ClientConnection, plan: Plan, pool: Pool) -> Happening:
+    """Wait for a new connection. Returns it, or what happened instead."""
+    now_us = clock.mono_us()
+    plan.connecting()
+    caller.set_deadline(min(now_us + plan.connect_timeout_us, plan.deadline_us))
+    ticket = pool.connect(caller, plan.connect_timeout_us)
+    caller.waits_for = CONNECTION
+    happened = await happening()
+    caller.waits_for = NOTHING
+    if not isinstance(happened, UpstreamConnection):
+        pool.leave(ticket)
+    return happened
+
+
+def _release(
+    caller: ClientConnection, plan: Plan, pool: Pool, upstream: UpstreamConnection
+) -> None:
+    """Part with the attempt's connection: kept warm if it may serve again, else closed."""
+    caller.upstream = None
+    if caller.write_paused and not upstream.closed:
+        upstream.transport.resume_reading()
+    if plan.reusable:
+        pool.give_back(upstream)
+    else:
+        upstream.abort()
 
 
 def _send(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> None:

@@ -22,7 +22,6 @@ METRICS_FILE: Final = "metrics.json"
 STAMP_FILE: Final = "stamp"
 RING_PREFIX: Final = "ring."
 SPILL_DIRECTORY: Final = "spill"
-
 """In `data_dir`: what the rings cannot take must survive power loss."""
 
 SERVE_LOCK_FILE: Final = "serve.lock"

@@ -6,22 +6,13 @@ use std::rc::Rc;
 
 use crate::head::{Framing, RequestHead};
 use crate::routing::Flat;
-use crate::scan::{self, Facts, ScanFault};
+use crate::scan::{
+    self, Facts, IDENTIFIER_BYTES_MAX, ScanFault, TAG_KEY_BYTES_MAX, TAG_VALUE_BYTES_MAX,
+    TAGS_COUNT_MAX,
+};
 use crate::snapshot::{Key, Provider, Snapshot, Version};
 use crate::subject::{Endpoint, RateState, Refusal, Subject};
 use crate::text::{listed, nearest, percent_decode, shown};
-
-/// Tags of one request, header and body together.
-pub const TAGS_COUNT_MAX: usize = 32;
-
-/// Bytes of a tag's key.
-pub const TAG_KEY_BYTES_MAX: usize = 64;
-
-/// Bytes of a tag's value.
-pub const TAG_VALUE_BYTES_MAX: usize = 256;
-
-/// Bytes of an end user, a trace id, a conversation id.
-pub const IDENTIFIER_BYTES_MAX: usize = 512;
 
 pub(crate) enum Place {
     Health { ready: bool },

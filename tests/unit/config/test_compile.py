@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from modelux.config.compile import compile_snapshot, usual_state_dir
+from modelux.config.compile import compile_snapshot
 from modelux.config.keys import hash_key
 from modelux.config.model import Config, KeyPolicy
 from modelux.config.versions import ControlDb
@@ -195,12 +195,3 @@ def test_keys_of_a_project_that_is_gone_open_nothing(tmp_path: Path, db: Control
     made = db.create_key("gone", KeyPolicy(), WHO)
 
     assert made.id not in compile_snapshot(config, db).decode()
-
-
-def test_the_state_directory_follows_from_the_data_directory(tmp_path: Path) -> None:
-    usual = usual_state_dir(tmp_path / "data")
-
-    assert usual.parent == Path("/dev/shm")
-    assert usual.name.startswith("modelux-")
-    assert usual == usual_state_dir(tmp_path / "x" / ".." / "data")
-    assert usual != usual_state_dir(tmp_path / "other")
