@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod attempt;
+pub mod bound;
 pub mod cells;
 pub mod chunked;
 mod date;
@@ -15,6 +16,7 @@ pub mod head;
 mod ids;
 pub mod inflate;
 pub mod json;
+pub mod ledger;
 #[expect(unsafe_code, reason = "the one place where memory is shared with other processes")]
 mod mapped;
 pub mod patch;
