@@ -17,6 +17,7 @@ import orjson
 from modelux.simulator.request import Ask, Shape
 from modelux.simulator.settings import (
     TOKENS_MAX,
+    Bill,
     Chance,
     Malformed,
     Settings,
@@ -82,7 +83,8 @@ class Draft:
 def draft_answer(ask: Ask, settings: Settings, chance: Chance, request_id: str) -> Draft:
     """Decide how long the answer is and how it ends."""
     wanted = min(TOKENS_MAX, max(0, round(settings.tokens.draw(chance))))
-    allowed = wanted if ask.output_tokens_max is None else min(wanted, ask.output_tokens_max)
+    limit = None if settings.ignore_limit else ask.output_tokens_max
+    allowed = wanted if limit is None else min(wanted, limit)
     cut = "length" if allowed < wanted else "stop"
     calls = settings.tool_call and ask.tool is not None and ask.shape is Shape.CHAT
     return Draft(
@@ -218,18 +220,37 @@ def _usage(draft: Draft) -> bytes | None:
             told = ("NaN", "NaN")
         case UsageLie.HUGE:
             told = (str(2**62), str(2**62))
-        case UsageLie.HONEST | UsageLie.TWICE | UsageLie.TWICE_LOWER | UsageLie.WITH_CHOICE:
+        case (
+            UsageLie.HONEST
+            | UsageLie.TWICE
+            | UsageLie.TWICE_LOWER
+            | UsageLie.WITH_CHOICE
+            | UsageLie.RUNNING
+            | UsageLie.RUNNING_ONLY
+        ):
             told = (str(draft.input_tokens), str(output_tokens))
         case never:
             assert_never(never)
     return _usage_object(draft, *told)
 
 
+def _running_usage(draft: Draft, output_tokens: int) -> bytes | None:
+    if draft.settings.usage not in {UsageLie.RUNNING, UsageLie.RUNNING_ONLY}:
+        return None
+    return _usage_object(draft, str(draft.input_tokens), str(output_tokens))
+
+
 def _usage_object(draft: Draft, told_input: str, told_output: str) -> bytes:
     settings = draft.settings
-    numeric = settings.usage in {UsageLie.HONEST, UsageLie.TWICE, UsageLie.WITH_CHOICE}
+    numeric = settings.usage in {
+        UsageLie.HONEST,
+        UsageLie.TWICE,
+        UsageLie.WITH_CHOICE,
+        UsageLie.RUNNING,
+        UsageLie.RUNNING_ONLY,
+    }
     output_tokens = draft.output_tokens * draft.ask.choices
-    total = str(draft.input_tokens + output_tokens) if numeric else told_input
+    total = str(draft.input_tokens + int(told_output)) if numeric else told_input
     cached = min(settings.cached_tokens, draft.input_tokens)
     reasoning = min(settings.reasoning_tokens, output_tokens)
     if draft.ask.shape is Shape.EMBEDDINGS:
@@ -335,7 +356,8 @@ def _stream(draft: Draft) -> Iterator[Piece]:
         wait_ms = first_ms + settings.token_ms.draw(draft.chance)
         first_ms = 0.0
         for index in range(ask.choices):
-            yield Piece(_event(draft, opening, _word(draft, index, word)), wait_ms, 1)
+            so_far = _running_usage(draft, number * ask.choices + index + 1)
+            yield Piece(_event(draft, opening, _word(draft, index, word), so_far), wait_ms, 1)
             wait_ms = 0.0
     usage = _usage(draft) if ask.include_usage else None
     for index in range(ask.choices):
@@ -346,7 +368,10 @@ def _stream(draft: Draft) -> Iterator[Piece]:
         )
         with_choice = usage if settings.usage is UsageLie.WITH_CHOICE else None
         yield Piece(_event(draft, opening, last, with_choice), first_ms)
-    if usage is not None and settings.usage is not UsageLie.WITH_CHOICE:
+    if usage is not None and settings.usage not in {
+        UsageLie.WITH_CHOICE,
+        UsageLie.RUNNING_ONLY,
+    }:
         if settings.usage is UsageLie.TWICE_LOWER:
             yield Piece(_event(draft, opening, b"", usage))
             usage = _usage_object(draft, "1", "0")
@@ -428,5 +453,8 @@ def _malformed(kind: Malformed, draft: Draft) -> Answer:
         headers=((b"content-type", content_type.encode()),),
         pieces=iter((Piece(body, draft.settings.first_byte_ms.draw(draft.chance)),)),
         streamed=False,
-        output_tokens=0,
+        # Nobody can read what was generated; a provider that bills all bills it all the same.
+        output_tokens=draft.output_tokens * draft.ask.choices
+        if draft.settings.bill is Bill.ALL
+        else 0,
     )

@@ -1,10 +1,13 @@
 """What the stand-in provider received and billed: the truth that our own ledger is judged by.
 
 A record lives from the moment a request has been read to the end of its answer. Billing follows
-`bill`: with `generated`, a request that is not refused costs its input, and the output tokens
-whose bytes left; a whole answer counts only once its last byte left. With `all` it costs the
-whole output however it ended; with `none` nothing unless it was answered to the end. Answers of
-400 and above are free. Records are bounded; totals go on when the oldest are shed.
+`bill`: with `generated`, a request that is not refused costs its input from the moment it was
+read, and each output token as its bytes leave; with `all` it costs the whole output from that
+moment on, however it ends; with `none` nothing unless it was answered to the end. Answers of
+400 and above are free. So what a request has cost so far never falls, and neither does their sum.
+
+Records are bounded; totals go on when the oldest are shed. `totals_json` looks at nothing but
+the sums and the requests that are open, so that a test may read it all the time.
 """
 
 from collections import deque
@@ -25,6 +28,9 @@ SECRET_HEADERS: Final = frozenset(
     {"authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
 )
 FINGERPRINT_DIGITS: Final = 12
+
+LABELS_MAX: Final = 10_000
+"""Labels and models with sums of their own; those beyond it are in the totals only."""
 
 
 @unique
@@ -117,8 +123,8 @@ class Record:
     """The ledger's, when the request was entered."""
 
     def billed(self) -> tuple[int, int, int]:
-        """Return the input, cached and output tokens that this request costs."""
-        if self.status >= 400 or self.state is State.OPEN:
+        """Return the input, cached and output tokens that this request costs so far."""
+        if self.status >= 400:
             return 0, 0, 0
         if self.state is not State.DONE and self.bill is Bill.NONE:
             return 0, 0, 0
@@ -126,6 +132,12 @@ class Record:
         if self.bill is Bill.ALL or self.state is State.DONE:
             output = self.output_tokens_whole
         return self.input_tokens, self.cached_tokens, output
+
+    def worst(self) -> tuple[int, int, int]:
+        """Return the tokens that this request may yet cost, what it costs already included."""
+        if self.status >= 400:
+            return 0, 0, 0
+        return self.input_tokens, self.cached_tokens, self.output_tokens_whole
 
 
 @dataclass(slots=True)
@@ -159,6 +171,18 @@ class Totals:
         }
 
 
+@dataclass(slots=True)
+class Running:
+    """What one model or label has cost up to this moment."""
+
+    requests: int = 0
+    open: int = 0
+    billed_nusd: int = 0
+    """Of requests that have ended and of those that are open: never falls."""
+    worst_nusd: int = 0
+    """As `billed_nusd`, with what is open billed to the end of its answer."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Ledger:
     """All that was received and billed since the start or the last reset."""
@@ -167,6 +191,9 @@ class Ledger:
     records_max: int
     totals: Totals = field(default_factory=Totals)
     by_model: dict[str, Totals] = field(default_factory=dict)
+    by_label: dict[str, Totals] = field(default_factory=dict)
+    live: dict[int, Record] = field(default_factory=dict)
+    """Requests that are not answered yet, by ordinal."""
     records: deque[Record] = field(default_factory=deque)
     shed: int = 0
     generation: int = 0
@@ -177,6 +204,7 @@ class Ledger:
         record.generation = self.generation
         self.totals.requests += 1
         self.totals.open += 1
+        self.live[record.ordinal] = record
         self.records.append(record)
         if len(self.records) > self.records_max:
             self.records.popleft()
@@ -191,29 +219,49 @@ class Ledger:
         if record.generation != self.generation:
             return
         self.totals.open -= 1
+        del self.live[record.ordinal]
         self._add(self.totals, record)
-        if record.model:
-            model = self.by_model.setdefault(record.model, Totals())
-            model.requests += 1
-            self._add(model, record)
+        for name, sums in ((record.model, self.by_model), (record.label, self.by_label)):
+            if name and (name in sums or len(sums) < LABELS_MAX):
+                each = sums.setdefault(name, Totals())
+                each.requests += 1
+                self._add(each, record)
 
     def reset(self) -> None:
         """Forget everything; requests in flight are not billed to what follows."""
         self.totals = Totals()
         self.by_model = {}
+        self.by_label = {}
+        self.live = {}
         self.records = deque()
         self.shed = 0
         self.generation += 1
 
     def cost_nusd(self, record: Record) -> int | None:
         """Return what a request costs, None at a model without a price."""
-        input_tokens, cached_tokens, output_tokens = record.billed()
-        if input_tokens == output_tokens == 0:
-            return 0
-        if record.model not in self.prices:
-            return None
-        return self.prices[record.model].cost_nusd(
-            input_tokens=input_tokens, cached_tokens=cached_tokens, output_tokens=output_tokens
+        return self._price(record.model, record.billed())
+
+    def totals_json(self) -> bytes:
+        """Return the body of `GET /_ledger/totals`: what was billed up to this moment."""
+        total = self._running(self.totals)
+        models = {name: self._running(each) for name, each in self.by_model.items()}
+        labels = {name: self._running(each) for name, each in self.by_label.items()}
+        for record in self.live.values():
+            billed = self._price(record.model, record.billed()) or 0
+            worst = self._price(record.model, record.worst()) or 0
+            sums = [total]
+            if record.model:
+                sums.append(models.setdefault(record.model, Running()))
+            if record.label:
+                sums.append(labels.setdefault(record.label, Running()))
+            for each in sums:
+                each.open += 1
+                each.billed_nusd += billed
+                each.worst_nusd += worst
+                # A sum over all counts a request when it comes, the others when it ends.
+                each.requests += each is not total
+        return orjson.dumps(
+            {"now_us": mono_us(), "total": total, "by_model": models, "by_label": labels}
         )
 
     def as_json(self, keep: Callable[[Record], bool]) -> bytes:
@@ -222,10 +270,28 @@ class Ledger:
             {
                 "totals": self.totals.as_json(),
                 "by_model": {name: each.as_json() for name, each in self.by_model.items()},
+                "by_label": {name: each.as_json() for name, each in self.by_label.items()},
                 "shed": self.shed,
                 "now_us": mono_us(),
                 "requests": [self._record(each) for each in self.records if keep(each)],
             }
+        )
+
+    def _price(self, model: str, tokens: tuple[int, int, int]) -> int | None:
+        input_tokens, cached_tokens, output_tokens = tokens
+        if input_tokens == output_tokens == 0:
+            return 0
+        if model not in self.prices:
+            return None
+        return self.prices[model].cost_nusd(
+            input_tokens=input_tokens, cached_tokens=cached_tokens, output_tokens=output_tokens
+        )
+
+    def _running(self, totals: Totals) -> Running:
+        return Running(
+            requests=totals.requests,
+            billed_nusd=totals.cost_nusd,
+            worst_nusd=totals.cost_nusd,
         )
 
     def _add(self, totals: Totals, record: Record) -> None:

@@ -50,6 +50,7 @@ BODIES_SEEN_MAX: Final = 100_000
 SETTINGS_PREFIX: Final = "/_s/"
 SIMULATE_HEADER: Final = "x-simulate"
 LEDGER_PATH: Final = "/_ledger"
+TOTALS_PATH: Final = "/_ledger/totals"
 HEALTH_PATH: Final = "/healthz"
 
 
@@ -126,6 +127,8 @@ class Provider:
             return self._plain(incoming, 200, b'{"status":"ok"}')
         if path == LEDGER_PATH:
             return self._ledger(incoming, query)
+        if path == TOTALS_PATH:
+            return self._plain(incoming, 200, self.ledger.totals_json())
         body = b"".join(incoming.parts)
         incoming.parts = []
         digest = sha256(body).hexdigest()
@@ -164,7 +167,7 @@ class Provider:
         if incoming.method != "POST" or shape_of(path) is None:
             return False
         try:
-            return self._settings(prefix, "", "", incoming).fault in EARLY_FAULTS
+            return self._settings(prefix, None, incoming).fault in EARLY_FAULTS
         except SettingsError:
             return False  # Said once the body is there, as for any other request.
 
@@ -177,14 +180,13 @@ class Provider:
         """Return the clock that the ledger's instants are on."""
         return mono_us()
 
-    def _settings(
-        self, prefix: str, model: str, model_settings: str, incoming: Incoming
-    ) -> Settings:
+    def _settings(self, prefix: str, ask: Ask | None, incoming: Incoming) -> Settings:
         settings = self.options.settings
         layers = (
-            self.options.models.get(model, ""),
+            self.options.models.get(ask.model, "") if ask else "",
             prefix,
-            model_settings,
+            ask.model_settings if ask else "",
+            ask.metadata_settings if ask else "",
             incoming.header(SIMULATE_HEADER) or "",
         )
         for text in layers:
@@ -207,7 +209,7 @@ class Provider:
         if incoming.method != "POST":
             return self._refuse(record, 405, "Not allowed: only POST is.")
         ask = _unread_ask(shape) if incoming.is_early else parse_ask(shape, body)
-        settings = self._settings(prefix, ask.model, ask.model_settings, incoming)
+        settings = self._settings(prefix, ask, incoming)
         record.model, record.stream, record.bill = ask.model, ask.stream, settings.bill
         record.label = settings.label
         key = incoming.key()
@@ -250,7 +252,7 @@ class Provider:
         """Return the settings without their misbehaviour once it was done often enough."""
         if settings.times is None:
             return settings
-        place = f"{prefix}|{ask.model}|{ask.model_settings}"
+        place = f"{prefix}|{ask.model}|{ask.model_settings}|{ask.metadata_settings}"
         done = self._misbehaved.get(place, 0)
         if done < settings.times:
             if len(self._misbehaved) > BODIES_SEEN_MAX:
@@ -321,6 +323,7 @@ def _unread_ask(shape: Shape) -> Ask:
         shape=shape,
         model="unread",
         model_settings="",
+        metadata_settings="",
         stream=False,
         include_usage=False,
         output_tokens_max=None,

@@ -39,6 +39,8 @@ class Ask:
     model: str
     model_settings: str
     """The settings text found in the model's name."""
+    metadata_settings: str
+    """The settings text in `metadata.simulate`."""
     stream: bool
     include_usage: bool
     output_tokens_max: int | None
@@ -86,12 +88,18 @@ def parse_ask(shape: Shape, body: bytes) -> Ask:
             tool: str | None = name
         case _:
             tool = None
+    match fields:
+        case {"metadata": {"simulate": str(text)}}:
+            metadata_settings = text
+        case _:
+            metadata_settings = ""
     inputs = _inputs(fields)
     text_bytes = len(b"".join(inputs)) if inputs else _text_bytes(fields)
     return Ask(
         shape=shape,
         model=model,
         model_settings=model_settings,
+        metadata_settings=metadata_settings,
         stream=stream and shape is not Shape.EMBEDDINGS,
         include_usage=include_usage,
         output_tokens_max=_limit(fields),

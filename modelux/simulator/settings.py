@@ -2,9 +2,9 @@
 
 `first_byte_ms=40; tokens=lognormal:120:0.6; fault=sse_reset_mid; at=3`: settings are
 `key=value`, separated by `;`. They are taken from flags, from a flag for one model, from a path
-prefix `/_s/SETTINGS/v1/...`, from the model's name after `?` (or after `sim:`) and from the
-header `x-simulate`; each of these wins over the ones before it. Settings are declared once,
-below, and the flags are made from them.
+prefix `/_s/SETTINGS/v1/...`, from the model's name after `?` (or after `sim:`), from the body's
+`metadata.simulate` and from the header `x-simulate`; each wins over the ones before it. They
+are declared once, below, and the flags are made from them.
 """
 
 import dataclasses
@@ -115,6 +115,10 @@ class UsageLie(StrEnum):
     TWICE = "twice"
     TWICE_LOWER = "twice_lower"
     WITH_CHOICE = "with_choice"
+    RUNNING = "running"
+    """Each event of a stream has the usage up to it, as vLLM's can."""
+    RUNNING_ONLY = "running_only"
+    """As `RUNNING`, without the event that tells the sum at the end."""
 
 
 @unique
@@ -280,6 +284,9 @@ class Settings:
     )
     bill: Bill = _setting(
         Bill.GENERATED, Bill, f"cost of an answer that was cut: {', '.join(Bill)}"
+    )
+    ignore_limit: bool = _setting(
+        default=False, parse=_parse_flag, prose="answer beyond the limit that the caller set"
     )
     obfuscation: bool = _setting(
         default=False, parse=_parse_flag, prose="pad stream events as OpenAI does"

@@ -171,6 +171,10 @@ class Simulator:
         query = "&".join(f"{name}={value}" for name, value in wanted.items())
         return self._call("GET", f"/_ledger?{query}")
 
+    def totals(self) -> Json:
+        """Return what it has billed up to this moment, open requests included."""
+        return self._call("GET", "/_ledger/totals")
+
     def requests(self, **wanted: str) -> list[Json]:
         """Return the requests of the ledger, oldest first."""
         found: list[Json] = self.ledger(**wanted)["requests"]
