@@ -486,7 +486,7 @@ def usage_of_answer(body: bytes) -> Usage | None:
 class SseFollower:
     """Follows one stream of the OpenAI protocol; bytes in, bytes to relay out."""
 
-    def __new__(cls, *, cut_usage: bool) -> SseFollower: ...
+    def __new__(cls, *, cut_usage: bool, count_text: bool = False) -> SseFollower: ...
     def feed(self, chunk: bytes) -> bytes: ...
     def finish(self) -> bytes: ...
     @property
@@ -505,6 +505,28 @@ class SseFollower:
     def output_events(self) -> int: ...
     @property
     def usage_events_cut(self) -> int: ...
+    @property
+    def text_bytes(self) -> int:
+        """Bytes of what the model wrote, where they are counted."""
+
+# --- tokens.rs -----------------------------------------------------------------------------
+
+def vocabulary(vendor: str, model: str) -> str | None:
+    """Return `cl100k` or `o200k` where the model's exact vocabulary is published."""
+
+def is_vocabulary_loaded(vocabulary: str) -> bool: ...
+def load_vocabulary(vocabulary: str) -> None:
+    """Load a vocabulary if it is not; slow, so off the event loop."""
+
+def count(body: bytes, shape: str, vocabulary: str) -> int | None:
+    """Return an upper bound of the input tokens; None where no formula is public.
+
+    Slow and linear, so for a thread: the interpreter is free meanwhile.
+    """
+
+def count_text(text: str, vocabulary: str) -> int: ...
+def relayed_tokens(body: bytes, *, is_sse: bool, vocabulary: str | None = None) -> int:
+    """Return the tokens of what came of an answer that ended early, or its bytes of text."""
 
 # --- redact.rs -----------------------------------------------------------------------------
 

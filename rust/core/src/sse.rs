@@ -18,6 +18,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
+use crate::generated::each_piece;
 use crate::json::{Cursor, JsonFault, Kind};
 use crate::usage::{Report, Usage};
 
@@ -73,6 +74,7 @@ enum Mute {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Follower {
     cut_usage: bool,
+    counts_text: bool,
     place: Place,
     /// The last byte was a CR: a LF that follows belongs to the same line end.
     after_cr: bool,
@@ -98,6 +100,7 @@ pub struct Follower {
     error: Option<Vec<u8>>,
     output_events: u64,
     usage_events_cut: u64,
+    text_bytes: u64,
 }
 
 impl Follower {
@@ -108,6 +111,7 @@ impl Follower {
     pub fn new(cut_usage: bool) -> Self {
         Self {
             cut_usage,
+            counts_text: false,
             place: Place::Mark(0),
             after_cr: false,
             is_lf_cut: false,
@@ -125,7 +129,14 @@ impl Follower {
             error: None,
             output_events: 0,
             usage_events_cut: 0,
+            text_bytes: 0,
         }
+    }
+
+    /// Whether to count the bytes of text, for which each event is parsed; off at first, and to
+    /// be said before the first byte.
+    pub fn count_text(&mut self, is_on: bool) {
+        self.counts_text = is_on;
     }
 
     /// Look at the next bytes of the body and append what may be relayed to `out`.
@@ -234,6 +245,9 @@ impl Follower {
         // Half an event is no content: nobody who reads events would see it.
         if look.is_readable {
             self.learn(&look, &event);
+        } else if self.counts_text {
+            // But the model wrote it.
+            self.text_bytes += text_bytes_of(&event);
         }
         if look.is_usage_event && !self.is_released && event.len() <= HOLD_BYTES_MAX {
             self.usage_events_cut += 1;
@@ -297,6 +311,14 @@ impl Follower {
         self.usage_events_cut
     }
 
+    /// Bytes of what the model wrote: content, reasoning, refusals, calls of tools. No fewer than
+    /// the tokens of it; what is no event of the protocol counts whole. 0 where text is not
+    /// [counted](Self::count_text).
+    #[must_use]
+    pub fn text_bytes(&self) -> u64 {
+        self.text_bytes
+    }
+
     /// Take back what was relayed on arrival but comes after the error event.
     fn drop_after(&self, end: usize, out: &mut Vec<u8>) {
         if !self.cut_usage {
@@ -340,6 +362,7 @@ impl Follower {
             self.relay(part, out);
         }
         if self.is_oversize {
+            self.count_unread(part.len());
             return;
         }
         self.event.extend_from_slice(part);
@@ -352,6 +375,7 @@ impl Follower {
         }
         if self.event.len() > EVENT_BYTES_MAX {
             self.is_oversize = true;
+            self.count_unread(self.event.len());
             self.event = Vec::new();
         }
     }
@@ -367,11 +391,15 @@ impl Follower {
         };
         let is_oversize = self.is_oversize || event.len() > EVENT_BYTES_MAX;
         let look = if is_oversize {
+            self.count_unread(event.len());
             Look { is_data: true, is_content: true, ..Look::default() }
         } else {
             look_at(event, !self.content_seen)
         };
         self.learn(&look, event);
+        if self.counts_text && !is_oversize && !look.is_done && !look.is_error {
+            self.text_bytes += text_bytes_of(event);
+        }
 
         self.is_lf_cut = false;
         if self.is_released {
@@ -391,6 +419,13 @@ impl Follower {
         self.is_oversize = false;
         self.is_released = !self.cut_usage;
         self.watch = Watch::new();
+    }
+
+    /// Count bytes of an event that is too large to be looked at: all could be text.
+    fn count_unread(&mut self, bytes: usize) {
+        if self.counts_text {
+            self.text_bytes += bytes as u64;
+        }
     }
 
     fn learn(&mut self, look: &Look, event: &[u8]) {
@@ -445,6 +480,43 @@ fn look_at(event: &[u8], for_content: bool) -> Look {
         Some(data) => look_at_data(&data, fields.is_error, for_content),
         None => Look::default(),
     }
+}
+
+/// Show `visit` the data of every event of a stream, the unfinished last one included, without
+/// `[DONE]` and errors.
+pub(crate) fn each_data(stream: &[u8], mut visit: impl FnMut(&[u8])) {
+    let mut rest = stream.strip_prefix(BOM).unwrap_or(stream);
+    let mut event_start = rest;
+    while !rest.is_empty() {
+        let line_end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
+        let after = match &rest[line_end..] {
+            [b'\r', b'\n', after @ ..] | [_, after @ ..] => after,
+            [] => &[],
+        };
+        if line_end == 0 || after.is_empty() {
+            let event = &event_start[..event_start.len() - after.len()];
+            let fields = Fields::of(event);
+            let data = fields.data.unwrap_or_default();
+            let data = trim(&data);
+            if !fields.is_error && data != b"[DONE]" {
+                visit(data);
+            }
+            event_start = after;
+        }
+        rest = after;
+    }
+}
+
+/// Bytes of what the model wrote in one event, whole or cut.
+fn text_bytes_of(event: &[u8]) -> u64 {
+    let mut bytes = 0;
+    let mut count = |data| each_piece(trim(data), |piece| bytes += piece.text_len());
+    if let Some(data) = only_data_line(event) {
+        count(data);
+    } else if let Some(data) = Fields::of(event).data {
+        count(&data);
+    }
+    bytes
 }
 
 /// The data of an event that is one `data:` line and a blank one, as nearly all are.
@@ -669,7 +741,7 @@ impl Chunk {
 }
 
 /// Move over a value; true if it is `null`, `false`, or an empty string, array or object.
-fn skip_empty(cursor: &mut Cursor<'_>) -> Result<bool, JsonFault> {
+pub(crate) fn skip_empty(cursor: &mut Cursor<'_>) -> Result<bool, JsonFault> {
     Ok(match cursor.kind()? {
         Kind::Null => {
             cursor.skip()?;

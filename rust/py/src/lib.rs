@@ -7,6 +7,7 @@ mod pricing;
 mod redact;
 mod ring;
 mod scan;
+mod tokens;
 mod toml;
 
 use pyo3::prelude::*;
@@ -20,6 +21,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     redact::register(module)?;
     ring::register(module)?;
     scan::register(module)?;
+    tokens::register(module)?;
     toml::register(module)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

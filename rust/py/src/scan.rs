@@ -23,7 +23,7 @@ fn scan_error(fault: &ScanFault) -> PyErr {
     ScanError::new_err((fault.code(), param, fault.message()))
 }
 
-fn shape_of(shape: &str) -> PyResult<Shape> {
+pub(crate) fn shape_of(shape: &str) -> PyResult<Shape> {
     match shape {
         "chat" => Ok(Shape::Chat),
         "completions" => Ok(Shape::Completions),
@@ -171,9 +171,11 @@ struct SseFollower(sse::Follower);
 #[pymethods]
 impl SseFollower {
     #[new]
-    #[pyo3(signature = (*, cut_usage))]
-    fn new(cut_usage: bool) -> Self {
-        Self(sse::Follower::new(cut_usage))
+    #[pyo3(signature = (*, cut_usage, count_text=false))]
+    fn new(cut_usage: bool, count_text: bool) -> Self {
+        let mut follower = sse::Follower::new(cut_usage);
+        follower.count_text(count_text);
+        Self(follower)
     }
 
     fn feed<'py>(&mut self, py: Python<'py>, chunk: &[u8]) -> Bound<'py, PyBytes> {
@@ -226,6 +228,11 @@ impl SseFollower {
     #[getter]
     fn usage_events_cut(&self) -> u64 {
         self.0.usage_events_cut()
+    }
+
+    #[getter]
+    fn text_bytes(&self) -> u64 {
+        self.0.text_bytes()
     }
 }
 
