@@ -538,10 +538,9 @@ mod tests {
         };
         let frames = 4 * 16;
         assert_eq!(parts(["Hello, ", "world!"]), Some(frames + 5));
-        // Apart these are a token each; together a blank goes with the word.
-        let together = count_text("  Hello", Vocabulary::O200k);
-        assert_eq!(together, 2);
-        assert_eq!(parts(["  ", "Hello"]), Some(frames + 2));
+        // Apart these are a token each; together the run of blanks is split as well.
+        assert_eq!(count_text("  23", Vocabulary::O200k), 3);
+        assert_eq!(parts(["  ", "23"]), Some(frames + 3));
     }
 
     #[test]
@@ -617,7 +616,7 @@ mod tests {
         let o200k = Some(Vocabulary::O200k);
         assert_eq!(relayed_tokens(CUT.as_bytes(), true, o200k), 2);
         assert_eq!(relayed_tokens(CUT.as_bytes(), true, None), 10);
-        let half = &CUT[..CUT.find("lo\"").unwrap() + 1];
+        let half = &CUT[..=CUT.find("lo\"").unwrap()];
         assert_eq!(relayed_tokens(half.as_bytes(), true, None), 7);
         let unary = br#"{"id":"c","choices":[{"message":{"content":"Hello, wor"#;
         assert_eq!(relayed_tokens(unary, false, o200k), 3);
