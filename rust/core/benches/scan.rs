@@ -56,7 +56,7 @@ fn bodies(criterion: &mut Criterion) {
                 black_box(serde_json::from_slice::<serde_json::Value>(black_box(body)).is_ok())
             });
         });
-        let edit = Edit { model: Some("gpt-4o-mini"), include_usage: true };
+        let edit = Edit { model: Some("gpt-4o-mini"), include_usage: true, output_limit: None };
         let Ok(facts) = scan(body, Shape::Chat) else { return };
         let mut out = Vec::new();
         group.bench_function("patch", |bencher| {

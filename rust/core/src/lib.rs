@@ -20,6 +20,7 @@ pub mod json;
 pub mod ledger;
 #[expect(unsafe_code, reason = "the one place where memory is shared with other processes")]
 mod mapped;
+pub mod models;
 pub mod patch;
 pub mod pricing;
 pub mod record;

@@ -3,8 +3,9 @@
 //! Works on the spans that `scan` found: every other byte is the caller's and stays as it is,
 //! order, white space and number spellings included.
 
+use crate::digits::push_number;
 use crate::json::Span;
-use crate::scan::{Facts, UsageEdit};
+use crate::scan::{Facts, LimitKey, UsageEdit};
 
 /// What to change besides cutting our own members, which always happens.
 #[derive(Clone, Copy, Debug, Default)]
@@ -13,18 +14,24 @@ pub struct Edit<'a> {
     pub model: Option<&'a str>,
     /// Ask for usage in the stream. Has no effect on a request that does not stream.
     pub include_usage: bool,
+    /// The output limit to send. Its spelling is set or added; where the caller gave a limit in
+    /// the other spelling too, that one is set as well, so that both say the same.
+    pub output_limit: Option<(u64, LimitKey)>,
 }
 
 /// Append `body` with its changes to `out`.
 ///
 /// `facts` must come from `scan` of this very `body`.
 pub fn patch(body: &[u8], facts: &Facts, edit: &Edit<'_>, out: &mut Vec<u8>) {
-    let mut changes: Vec<(Span, Insert<'_>)> = Vec::with_capacity(facts.mlx_members.len() + 2);
+    let mut changes: Vec<(Span, Insert<'_>)> = Vec::with_capacity(facts.mlx_members.len() + 4);
     if edit.include_usage && facts.stream {
         changes.extend(usage_change(facts));
     }
     if let Some(model) = edit.model {
         changes.push((facts.model_span, Insert::Quoted(model)));
+    }
+    if let Some((limit, key)) = edit.output_limit {
+        limit_changes(facts, limit, key, &mut changes);
     }
     changes.extend(facts.mlx_members.iter().map(|&span| (span, Insert::Raw(b""))));
     changes.sort_by_key(|(span, _)| (span.start, span.end));
@@ -36,6 +43,13 @@ pub fn patch(body: &[u8], facts: &Facts, edit: &Edit<'_>, out: &mut Vec<u8>) {
         match insert {
             Insert::Raw(bytes) => out.extend_from_slice(bytes),
             Insert::Quoted(text) => quote(text, out),
+            Insert::Number(number) => push_number(out, number),
+            Insert::Limit(key, number) => {
+                quote(key.name(), out);
+                out.push(b':');
+                push_number(out, number);
+                out.push(b',');
+            }
         }
         at = span.end;
     }
@@ -48,6 +62,35 @@ const EXTRA_BYTES: usize = 128;
 enum Insert<'a> {
     Raw(&'static [u8]),
     Quoted(&'a str),
+    Number(u64),
+    /// A member with its comma.
+    Limit(LimitKey, u64),
+}
+
+fn limit_changes(
+    facts: &Facts,
+    limit: u64,
+    key: LimitKey,
+    changes: &mut Vec<(Span, Insert<'_>)>,
+) {
+    let mut is_there = false;
+    let spellings = [
+        (LimitKey::MaxTokens, facts.max_tokens),
+        (LimitKey::MaxCompletionTokens, facts.max_completion_tokens),
+    ];
+    for (spelling, value) in spellings {
+        let Some(value) = value else { continue };
+        is_there |= spelling == key;
+        // A `null` in the other spelling says nothing, and some refuse a body that uses both.
+        if spelling == key || !value.is_null {
+            changes.push((value.span, Insert::Number(limit)));
+        }
+    }
+    if !is_there {
+        // A body always has the member `model`, which stays, so a comma may follow.
+        let at = facts.object_start + 1;
+        changes.push((Span { start: at, end: at }, Insert::Limit(key, limit)));
+    }
 }
 
 fn usage_change(facts: &Facts) -> Option<(Span, Insert<'static>)> {

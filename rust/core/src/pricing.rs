@@ -11,9 +11,11 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::usage::Usage;
+use crate::models::{Factor, ModelCatalogue, ModelInfo, REGION_NONE, ServiceTiers};
+use crate::usage::{ServiceTier, Usage};
 
 const TOKENS_PER_MTOK: u128 = 1_000_000;
+const PERMILLE: u128 = 1000;
 const SECONDS_PER_DAY: i64 = 86_400;
 /// A cost beyond this is refused: doubles, and so most readers of JSON, are exact up to here.
 const COST_NUSD_MAX: u128 = 1 << 53;
@@ -43,6 +45,66 @@ pub struct Rates {
     pub reasoning: Option<u64>,
     /// Audio output; else as output.
     pub audio_output: Option<u64>,
+    /// Image output; else as output.
+    pub image_output: Option<u64>,
+}
+
+impl Rates {
+    /// The rates of a service tier, each rounded up.
+    pub(crate) fn times(&self, factor: Factor) -> Self {
+        let times = |rate: Option<u64>, permille: u64| {
+            rate.map(|rate| {
+                let scaled = (u128::from(rate) * u128::from(permille)).div_ceil(PERMILLE);
+                u64::try_from(scaled).unwrap_or(u64::MAX)
+            })
+        };
+        Self {
+            input: times(self.input, factor.input),
+            cached: times(self.cached, factor.cached),
+            cache_write: times(self.cache_write, factor.input),
+            cache_write_1h: times(self.cache_write_1h, factor.input),
+            audio_input: times(self.audio_input, factor.input),
+            image_input: times(self.image_input, factor.input),
+            output: times(self.output, factor.output),
+            reasoning: times(self.reasoning, factor.output),
+            audio_output: times(self.audio_output, factor.output),
+            image_output: times(self.image_output, factor.output),
+        }
+    }
+
+    /// Nano-USD by which the lines of a charge, each rounded up, may pass their exact sum rounded
+    /// up once for each side.
+    pub(crate) fn lines_beside(&self) -> u128 {
+        let own = [
+            self.cached,
+            self.cache_write,
+            self.cache_write_1h,
+            self.audio_input,
+            self.image_input,
+            self.reasoning,
+            self.audio_output,
+            self.image_output,
+        ];
+        own.into_iter().flatten().filter(|rate| *rate > 0).count() as u128
+    }
+
+    fn is_zero(&self) -> bool {
+        [
+            self.input,
+            self.cached,
+            self.cache_write,
+            self.cache_write_1h,
+            self.audio_input,
+            self.image_input,
+            self.output,
+            self.reasoning,
+            self.audio_output,
+            self.image_output,
+        ]
+        .into_iter()
+        .flatten()
+        .all(|rate| rate == 0)
+    }
 }
 
 /// What one model costs at one instant.
@@ -52,13 +114,17 @@ pub struct Price {
     /// Rates for prompts of more tokens than the number, in rising order; unused ones never hold.
     tiers: [(u64, Rates); TIERS_MAX],
     request_nusd: u64,
+    /// The fee of one web search; None has no price.
+    search_nusd: Option<u64>,
+    service_tiers: ServiceTiers,
+    region_permille: u64,
 }
 
 impl Price {
     /// A price of zero that somebody stated: nothing is charged, and that is known.
     #[must_use]
     pub fn free() -> Self {
-        Self::flat(0, 0, None, None, 0)
+        Self { search_nusd: Some(0), ..Self::flat(0, 0, None, None, 0) }
     }
 
     /// A price without tiers, as an operator states it: nano-USD a million tokens, and the fee of
@@ -78,7 +144,14 @@ impl Price {
             cache_write: cache_write_nusd_per_mtok,
             ..Rates::default()
         };
-        Self { base, tiers: [NO_TIER; TIERS_MAX], request_nusd }
+        Self {
+            base,
+            tiers: [NO_TIER; TIERS_MAX],
+            request_nusd,
+            search_nusd: None,
+            service_tiers: ServiceTiers::default(),
+            region_permille: REGION_NONE,
+        }
     }
 
     /// The rates for a prompt of that many tokens, cached ones included.
@@ -93,10 +166,59 @@ impl Price {
             .map_or(&self.base, |(_, rates)| rates)
     }
 
+    /// The rates that a prompt of at most that many tokens may be billed at, the base first.
+    pub(crate) fn reachable_rates(&self, prompt_tokens: u128) -> impl Iterator<Item = &Rates> {
+        let tiers = self.tiers.iter();
+        let reached = tiers.take_while(move |(over, _)| prompt_tokens > u128::from(*over));
+        std::iter::once(&self.base).chain(reached.map(|(_, rates)| rates))
+    }
+
     /// The fee of one request in nano-USD.
     #[must_use]
     pub fn request_nusd(&self) -> u64 {
         self.request_nusd
+    }
+
+    /// The fee of one web search in nano-USD; None has no price.
+    #[must_use]
+    pub fn search_nusd(&self) -> Option<u64> {
+        self.search_nusd
+    }
+
+    /// The service tiers that have a price of their own.
+    #[must_use]
+    pub fn service_tiers(&self) -> &ServiceTiers {
+        &self.service_tiers
+    }
+
+    /// What the price becomes where the work stays in one region, by the thousand.
+    #[must_use]
+    pub fn region_permille(&self) -> u64 {
+        self.region_permille
+    }
+
+    /// Whether whatever is done costs nothing, by somebody's word.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.base.is_zero()
+            && self.tiers.iter().all(|(_, rates)| rates.is_zero())
+            && self.request_nusd == 0
+            && self.search_nusd == Some(0)
+    }
+
+    /// What the tier and the region that an answer names make of the standard price.
+    fn factor(&self, usage: &Usage) -> Factor {
+        let tiers = &self.service_tiers;
+        let known = match usage.service_tier {
+            None | Some(ServiceTier::Standard) => None,
+            Some(ServiceTier::Flex) => tiers.flex,
+            Some(ServiceTier::Priority) => tiers.priority,
+            Some(ServiceTier::Fast) => tiers.fast,
+            // Nobody knows what it costs: never less than it may.
+            Some(ServiceTier::Unknown) => Some(tiers.dearest()),
+        };
+        let factor = known.unwrap_or(Factor::ONE);
+        if usage.in_region { factor.times(self.region_permille) } else { factor }
     }
 }
 
@@ -112,12 +234,13 @@ const NO_RATES: Rates = Rates {
     output: None,
     reasoning: None,
     audio_output: None,
+    image_output: None,
 };
 
-/// What a usage costs, in nano-USD. The fee of the request counts as input.
+/// What a usage costs, in nano-USD. The fees of the request and of searches count as input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cost {
-    /// All input lines and the fee.
+    /// All input lines and the fees.
     pub input_nusd: u64,
     /// All output lines.
     pub output_nusd: u64,
@@ -128,7 +251,7 @@ pub struct Cost {
 /// Parts without a rate of their own join the line of the part they fall back to; each line is
 /// rounded up once, so that the sum is at most one nano-USD a line above the exact cost and never
 /// below it. `None` where tokens were used that have no price, or where the cost is beyond 2^53
-/// nano-USD.
+/// nano-USD. The service tier that the answer names decides which price holds.
 #[must_use]
 pub fn cost(usage: &Usage, price: &Price) -> Option<Cost> {
     let parts = [
@@ -140,6 +263,14 @@ pub fn cost(usage: &Usage, price: &Price) -> Option<Cost> {
         usage.image_input_tokens,
     ];
     let rates = price.rates(parts.iter().map(|tokens| u128::from(*tokens)).sum());
+    let factor = price.factor(usage);
+    let scaled;
+    let rates = if factor == Factor::ONE {
+        rates
+    } else {
+        scaled = rates.times(factor);
+        &scaled
+    };
 
     let mut input = Side::new(usage.input_tokens);
     input.add(usage.cached_tokens, rates.cached)?;
@@ -153,11 +284,18 @@ pub fn cost(usage: &Usage, price: &Price) -> Option<Cost> {
     input.add(usage.audio_input_tokens, rates.audio_input)?;
     input.add(usage.image_input_tokens, rates.image_input)?;
 
-    let mut output = Side::new(usage.output_tokens);
+    let images = usage.image_output_tokens.min(usage.output_tokens);
+    let mut output = Side::new(usage.output_tokens - images);
+    output.add(images, rates.image_output)?;
     output.add(usage.reasoning_tokens, rates.reasoning)?;
     output.add(usage.audio_output_tokens, rates.audio_output)?;
 
-    let input_nusd = input.nusd(rates.input)?.checked_add(u128::from(price.request_nusd))?;
+    let mut input_nusd =
+        input.nusd(rates.input)?.checked_add(u128::from(price.request_nusd))?;
+    if usage.searches > 0 {
+        let fees = u128::from(usage.searches).checked_mul(u128::from(price.search_nusd?))?;
+        input_nusd = input_nusd.checked_add(fees)?;
+    }
     let output_nusd = output.nusd(rates.output)?;
     if input_nusd.checked_add(output_nusd)? > COST_NUSD_MAX {
         return None;
@@ -267,6 +405,8 @@ struct PriceFile {
     tiers: Vec<TierFile>,
     #[serde(default)]
     request: u64,
+    #[serde(default)]
+    search: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -408,6 +548,7 @@ impl Vendor {
 pub struct Catalogue {
     version: String,
     vendors: HashMap<String, Vendor>,
+    models: ModelCatalogue,
 }
 
 impl Catalogue {
@@ -431,7 +572,30 @@ impl Catalogue {
             }
             vendors.insert(name, compile_vendor(vendor)?);
         }
-        Ok(Self { version: file.version, vendors })
+        Ok(Self { version: file.version, vendors, models: ModelCatalogue::default() })
+    }
+
+    /// The same with what is known of models beside their prices.
+    #[must_use]
+    pub fn with_models(self, models: ModelCatalogue) -> Self {
+        Self { models, ..self }
+    }
+
+    /// What is known of a model, by our name of the vendor; None is nothing.
+    #[must_use]
+    pub fn info(&self, vendor: &str, model: &str) -> Option<ModelInfo> {
+        self.info_of(vendor, &plain_name(model), self.find(vendor, model))
+    }
+
+    fn info_of(&self, vendor: &str, name: &str, priced: Option<&Model>) -> Option<ModelInfo> {
+        let priced_as = priced.map(|model| model.id.as_str());
+        if vendor == "openrouter"
+            && let Some(base) = name.strip_suffix(":online")
+        {
+            let info = self.models.info(vendor, base, priced_as).unwrap_or_default();
+            return Some(ModelInfo { searches: true, ..info });
+        }
+        self.models.info(vendor, name, priced_as)
     }
 
     /// What it was made from, for traces: `genai-prices 0.2.3`.
@@ -443,7 +607,17 @@ impl Catalogue {
     /// What a model costs at an instant, by our name of the vendor; None is unknown.
     #[must_use]
     pub fn price(&self, vendor: &str, model: &str, at_unix_s: i64) -> Option<Price> {
-        self.find(vendor, model)?.price(at_unix_s)
+        let found = self.find(vendor, model)?;
+        let mut price = found.price(at_unix_s)?;
+        match self.info_of(vendor, &plain_name(model), Some(found)) {
+            Some(info) => {
+                price.service_tiers = info.service_tiers;
+                price.search_nusd = price.search_nusd.or(info.search_nusd);
+                price.region_permille = info.region_permille.unwrap_or(REGION_NONE);
+            }
+            None => price.service_tiers = self.models.service_tiers(vendor),
+        }
+        Some(price)
     }
 
     /// Does any rule of the vendor know that name? It may still have no price.
@@ -464,16 +638,26 @@ impl Catalogue {
 
     fn find(&self, vendor: &str, model: &str) -> Option<&Model> {
         let vendor = self.vendors.get(vendor)?;
-        let name = lowered(model);
-        // Google's own way to write them in full, which its answers use too.
-        let name = name.strip_prefix("models/").unwrap_or(&name);
+        let name = plain_name(model);
         let find = |name: &str| {
             vendor.find(name).or_else(|| {
                 let others = vendor.fallback.iter().filter_map(|other| self.vendors.get(other));
                 others.into_iter().find_map(|other| other.find(name))
             })
         };
-        find(name).or_else(|| find(&with_dashed_dates(name)?))
+        find(&name).or_else(|| find(&with_dashed_dates(&name)?))
+    }
+}
+
+/// A name as it is looked up: in lower case, and without the `models/` that Google's own way to
+/// write them in full begins with, which its answers use too.
+fn plain_name(model: &str) -> Cow<'_, str> {
+    match lowered(model) {
+        Cow::Borrowed(name) => Cow::Borrowed(name.strip_prefix("models/").unwrap_or(name)),
+        Cow::Owned(name) => match name.strip_prefix("models/") {
+            Some(rest) => Cow::Owned(rest.to_owned()),
+            None => Cow::Owned(name),
+        },
     }
 }
 
@@ -504,7 +688,15 @@ fn compile_price(file: PriceFile) -> Option<(When, Price)> {
     for (place, tier) in tiers.iter_mut().zip(file.tiers) {
         *place = (tier.over, tier.rates);
     }
-    Some((when, Price { base: file.rates, tiers, request_nusd: file.request }))
+    let price = Price {
+        base: file.rates,
+        tiers,
+        request_nusd: file.request,
+        search_nusd: file.search,
+        service_tiers: ServiceTiers::default(),
+        region_permille: REGION_NONE,
+    };
+    Some((when, price))
 }
 
 fn lowered(name: &str) -> Cow<'_, str> {

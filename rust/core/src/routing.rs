@@ -47,8 +47,12 @@ pub struct ConfigNode {
     retry_on: Option<Vec<String>>,
     #[serde(default)]
     max_retries_per_attempt: Option<u32>,
+    #[serde(default)]
+    fit_to_budget: Option<Fit>,
     #[serde(flatten)]
     limits: Limits,
+    #[serde(flatten)]
+    tokens: TokenLimits,
 }
 
 /// A target: a model at a provider.
@@ -60,8 +64,13 @@ pub struct TargetNode {
     credential: Option<String>,
     #[serde(default)]
     label: Option<String>,
+    /// Held where an attempt has no finite bound of its own, in nano-USD.
+    #[serde(default)]
+    max_cost_nusd: Option<u64>,
     #[serde(flatten)]
     limits: Limits,
+    #[serde(flatten)]
+    tokens: TokenLimits,
 }
 
 /// Time limits in milliseconds; absent ones are inherited.
@@ -96,6 +105,46 @@ impl Limits {
             total_budget_ms: None,
         }
     }
+}
+
+/// Output limits in tokens; absent ones are inherited.
+#[derive(Deserialize, Debug, Default, Clone, Copy)]
+#[expect(clippy::struct_field_names, reason = "the unit ends the name")]
+struct TokenLimits {
+    #[serde(default)]
+    max_output_tokens: Option<u64>,
+    #[serde(default)]
+    min_output_tokens: Option<u64>,
+    #[serde(default)]
+    default_output_tokens: Option<u64>,
+}
+
+impl TokenLimits {
+    /// The inner word holds, but a maximum is only ever tightened.
+    fn within(self, inner: Self) -> Self {
+        let tighter = match (self.max_output_tokens, inner.max_output_tokens) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (one, other) => one.or(other),
+        };
+        Self {
+            max_output_tokens: tighter,
+            min_output_tokens: inner.min_output_tokens.or(self.min_output_tokens),
+            default_output_tokens: inner.default_output_tokens.or(self.default_output_tokens),
+        }
+    }
+}
+
+/// May an output limit be lowered to what a budget has left?
+#[derive(Deserialize, Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Where the caller set none.
+    #[default]
+    Auto,
+    /// The caller's own as well.
+    Always,
+    /// No.
+    Never,
 }
 
 /// How a config chooses.
@@ -256,6 +305,16 @@ pub struct Leaf {
     pub attempt_max_ms: u64,
     /// Extra tries on this same target.
     pub retries: u32,
+    /// The largest output limit that we send of our own accord.
+    pub max_output_tokens: Option<u64>,
+    /// No output limit is lowered below it.
+    pub min_output_tokens: Option<u64>,
+    /// The output limit that we send where the caller set none.
+    pub default_output_tokens: Option<u64>,
+    /// Held where an attempt has no finite bound of its own, in nano-USD.
+    pub max_cost_nusd: Option<u64>,
+    /// May the output limit be lowered.
+    pub fit: Fit,
     /// The configs from the outermost to this leaf: `@production (v4)`.
     pub path: Vec<String>,
     /// What the innermost config retries on.
@@ -298,6 +357,8 @@ impl Flat {
         let mut leaves = Vec::new();
         let context = Context {
             limits: Limits::default(),
+            tokens: TokenLimits::default(),
+            fit: Fit::Auto,
             around: Vec::new(),
             retry_here: RetryOn::all(),
             retries: 0,
@@ -326,6 +387,11 @@ impl Flat {
                 idle_timeout_ms: IDLE_TIMEOUT_MS,
                 attempt_max_ms: ATTEMPT_MAX_MS,
                 retries: 0,
+                max_output_tokens: None,
+                min_output_tokens: None,
+                default_output_tokens: None,
+                max_cost_nusd: None,
+                fit: Fit::Auto,
                 path: Vec::new(),
                 retry_here: RetryOn::all(),
                 around: Vec::new(),
@@ -400,6 +466,8 @@ impl Flat {
 
 struct Context {
     limits: Limits,
+    tokens: TokenLimits,
+    fit: Fit,
     around: Vec<Around>,
     retry_here: RetryOn,
     retries: u32,
@@ -449,6 +517,8 @@ fn add(
                 around.extend(context.around.iter().cloned());
                 let inner = Context {
                     limits: context.limits.within(config.limits),
+                    tokens: context.tokens.within(config.tokens),
+                    fit: config.fit_to_budget.unwrap_or(context.fit),
                     around,
                     retry_here: retry_on.clone(),
                     retries: config.max_retries_per_attempt.unwrap_or(context.retries),
@@ -489,6 +559,7 @@ fn leaf(
         ),
     };
     let limits = context.limits.within(target.limits);
+    let tokens = context.tokens.within(target.tokens);
     Ok(Leaf {
         provider: target.provider,
         model: target.model.clone(),
@@ -502,6 +573,11 @@ fn leaf(
         idle_timeout_ms: limits.idle_timeout_ms.unwrap_or(IDLE_TIMEOUT_MS).min(LIMIT_MS_MAX),
         attempt_max_ms: limits.attempt_max_ms.unwrap_or(ATTEMPT_MAX_MS).min(LIMIT_MS_MAX),
         retries: context.retries,
+        max_output_tokens: tokens.max_output_tokens,
+        min_output_tokens: tokens.min_output_tokens,
+        default_output_tokens: tokens.default_output_tokens,
+        max_cost_nusd: target.max_cost_nusd,
+        fit: context.fit,
         path: context.path.clone(),
         retry_here: context.retry_here.clone(),
         around: context.around.clone(),

@@ -43,6 +43,67 @@ pub enum LimitKey {
     MaxCompletionTokens,
 }
 
+impl LimitKey {
+    /// The key as it stands in a body.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+/// An output limit as it stands in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitValue {
+    /// Where its value stands.
+    pub span: Span,
+    /// The limit; None for a negative one, which some local servers read as "none".
+    pub count: Option<u64>,
+    /// Whether it is `null`, which is none everywhere.
+    pub is_null: bool,
+}
+
+/// The service tier that a body asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AskedTier {
+    /// None, `auto`, or what we do not know: the provider chooses.
+    #[default]
+    Any,
+    /// `default`, `standard`, `standard_only` or `on_demand`.
+    Standard,
+    /// `flex`
+    Flex,
+    /// `priority`
+    Priority,
+}
+
+/// Work that the provider does by itself while it answers: searches, code, MCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServerTools {
+    /// None is asked for.
+    #[default]
+    None,
+    /// Web searches, no more than that many.
+    Searches(u64),
+    /// Any number of rounds, or rounds whose price is nowhere stated.
+    Unbounded,
+}
+
+impl ServerTools {
+    /// Both together.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, one) | (one, Self::None) => one,
+            (Self::Searches(a), Self::Searches(b)) => {
+                a.checked_add(b).map_or(Self::Unbounded, Self::Searches)
+            }
+            _ => Self::Unbounded,
+        }
+    }
+}
+
 /// What `patch` must change so that the provider reports usage in a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsageEdit {
@@ -89,6 +150,10 @@ pub struct Facts {
     pub max_output_tokens: Option<u64>,
     /// The spelling that `max_output_tokens` was read from.
     pub limit_key: Option<LimitKey>,
+    /// `max_tokens` as it stands.
+    pub max_tokens: Option<LimitValue>,
+    /// `max_completion_tokens` as it stands.
+    pub max_completion_tokens: Option<LimitValue>,
     /// `n`.
     pub n: Option<u64>,
     /// `best_of`.
@@ -105,6 +170,33 @@ pub struct Facts {
     pub text_bytes: u64,
     /// Bytes of images, audio and files that stand in the messages as base64.
     pub media_bytes: u64,
+    /// Images in the messages, inline or by their address.
+    pub images: u64,
+    /// Of `media_bytes`, audio.
+    pub audio_bytes: u64,
+    /// Of `media_bytes`, files that are not plain text.
+    pub file_bytes: u64,
+    /// Of `media_bytes`, files of plain text.
+    pub text_file_bytes: u64,
+    /// Content by reference (a file's id or address, an earlier answer, a stored prompt) or of a
+    /// kind that we do not know: how long it is, only the provider sees.
+    pub has_unseen: bool,
+    /// What the provider may do by itself.
+    pub server_tools: ServerTools,
+    /// The body names other models that may serve, each at its own price.
+    pub has_other_models: bool,
+    /// Prompts of completions and inputs of embeddings; at least 1.
+    pub prompts: u64,
+    /// Bytes of `prediction`: what of it is rejected is billed as output.
+    pub prediction_bytes: u64,
+    /// `service_tier`.
+    pub service_tier: AskedTier,
+    /// `inference_geo` is `global`: the work need not stay in one region.
+    pub is_global: bool,
+    /// The largest number of tokens that the body allows for thinking, where it says one.
+    pub thinking_budget: Option<u64>,
+    /// Audio or images are asked for as output.
+    pub media_output: bool,
     /// `mlx:end_user`, else `safety_identifier`, else `user`; an empty one is none.
     pub end_user: Option<String>,
     /// `mlx:tags` in the order of the body; keys differ.
@@ -213,6 +305,19 @@ pub fn scan(body: &[u8], shape: Shape) -> Result<Facts, ScanFault> {
     walk.into_facts(body)
 }
 
+/// What a part of a message's content holds beside text.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Medium {
+    Image,
+    Audio,
+    File,
+}
+
+/// Whether that is an address, and not base64, which has no colon.
+fn is_link(text: &[u8]) -> bool {
+    memchr::memchr(b':', text).is_some()
+}
+
 /// The keys that we read, in the order of their bits in `Walk::seen`.
 #[derive(Clone, Copy)]
 enum Key {
@@ -229,6 +334,18 @@ enum Key {
     Tools,
     ResponseFormat,
     Messages,
+    ServiceTier,
+    InferenceGeo,
+    Prediction,
+    Prompts,
+    Thinking,
+    Modalities,
+    Audio,
+    Unseen,
+    Extra,
+    ServerTools,
+    MaxToolCalls,
+    OtherModels,
 }
 
 impl Key {
@@ -247,13 +364,52 @@ impl Key {
             b"tools" | b"functions" => Self::Tools,
             b"response_format" => Self::ResponseFormat,
             b"messages" => Self::Messages,
+            b"service_tier" => Self::ServiceTier,
+            b"inference_geo" => Self::InferenceGeo,
+            b"prediction" => Self::Prediction,
+            b"prompt" | b"input" => Self::Prompts,
+            b"thinking" | b"reasoning" | b"thinking_budget" => Self::Thinking,
+            b"modalities" => Self::Modalities,
+            b"audio" => Self::Audio,
+            b"previous_response_id"
+            | b"conversation"
+            | b"prompt_id"
+            | b"file_ids"
+            | b"cached_content"
+            | b"data_sources"
+            | b"container"
+            | b"vector_store_ids" => Self::Unseen,
+            b"extra_body" | b"google" => Self::Extra,
+            b"web_search_options"
+            | b"search_parameters"
+            | b"plugins"
+            | b"mcp_servers"
+            | b"web_search"
+            | b"enable_search" => Self::ServerTools,
+            b"max_tool_calls" => Self::MaxToolCalls,
+            b"models" | b"fallbacks" => Self::OtherModels,
             _ => return None,
         })
     }
 
     /// Whether a second one is refused. The rest only adds to a count or to a yes.
     fn is_single(self) -> bool {
-        !matches!(self, Self::Tools | Self::ResponseFormat | Self::Messages)
+        matches!(
+            self,
+            Self::Model
+                | Self::Stream
+                | Self::StreamOptions
+                | Self::MaxTokens
+                | Self::MaxCompletionTokens
+                | Self::N
+                | Self::BestOf
+                | Self::Metadata
+                | Self::User
+                | Self::SafetyIdentifier
+                | Self::ServiceTier
+                | Self::InferenceGeo
+                | Self::MaxToolCalls
+        )
     }
 }
 
@@ -266,6 +422,9 @@ struct Walk<'b> {
     model: Option<(String, Span)>,
     user: Option<String>,
     safety_identifier: Option<String>,
+    max_tool_calls: Option<u64>,
+    /// What the provider does by itself is nothing but searching the web.
+    searches_only: bool,
     facts: Facts,
 }
 
@@ -291,6 +450,21 @@ impl<'b> Walk<'b> {
             messages: 0,
             text_bytes: 0,
             media_bytes: 0,
+            images: 0,
+            audio_bytes: 0,
+            file_bytes: 0,
+            text_file_bytes: 0,
+            has_unseen: false,
+            server_tools: ServerTools::None,
+            has_other_models: false,
+            prompts: 0,
+            prediction_bytes: 0,
+            service_tier: AskedTier::Any,
+            is_global: false,
+            thinking_budget: None,
+            media_output: false,
+            max_tokens: None,
+            max_completion_tokens: None,
             end_user: None,
             tags: Vec::new(),
             trace_id: None,
@@ -308,6 +482,8 @@ impl<'b> Walk<'b> {
             model: None,
             user: None,
             safety_identifier: None,
+            max_tool_calls: None,
+            searches_only: true,
             facts,
         }
     }
@@ -319,6 +495,14 @@ impl<'b> Walk<'b> {
         facts.model_span = model_span;
         facts.end_user = facts.end_user.or(self.safety_identifier).or(self.user);
         facts.text_bytes = body.len() as u64 - facts.media_bytes;
+        facts.prompts = facts.prompts.max(1);
+        if let Some(most) = self.max_tool_calls {
+            facts.server_tools = match (facts.server_tools, self.searches_only) {
+                (ServerTools::Searches(count), _) => ServerTools::Searches(count.min(most)),
+                (ServerTools::Unbounded, true) => ServerTools::Searches(most),
+                (other, _) => other,
+            };
+        }
         Ok(facts)
     }
 
@@ -391,20 +575,241 @@ impl<'b> Walk<'b> {
             Key::SafetyIdentifier => {
                 self.safety_identifier = self.identifier("safety_identifier")?;
             }
-            Key::Tools => {
-                if self.cursor.kind()? == Kind::Array {
-                    self.facts.has_tools |= self.non_empty_array()?;
-                } else {
-                    self.cursor.skip()?;
-                }
-            }
+            Key::Tools => self.tools()?,
             Key::ResponseFormat => self.response_format()?,
             Key::Messages if self.shape == Shape::Chat => self.messages()?,
             Key::Messages => {
                 self.cursor.skip()?;
             }
+            Key::ServiceTier => self.service_tier()?,
+            Key::InferenceGeo => {
+                if self.cursor.kind()? == Kind::String {
+                    self.facts.is_global = self.cursor.string()?.is("global");
+                } else {
+                    self.cursor.skip()?;
+                }
+            }
+            Key::Prediction => {
+                let span = self.cursor.skip()?;
+                self.facts.prediction_bytes += (span.end - span.start) as u64;
+            }
+            Key::Prompts => self.prompts()?,
+            Key::Thinking => self.thinking()?,
+            Key::Modalities => self.modalities()?,
+            Key::Audio => self.facts.media_output |= self.says_something()?,
+            Key::Unseen => self.facts.has_unseen |= self.says_something()?,
+            Key::Extra => self.extra()?,
+            Key::ServerTools => {
+                if self.says_something()? {
+                    let is_search = !matches!(name, b"plugins" | b"mcp_servers");
+                    self.server_tool(ServerTools::Unbounded, is_search);
+                }
+            }
+            Key::MaxToolCalls => match self.cursor.figure()? {
+                Figure::Count(count) => self.max_tool_calls = Some(count),
+                _ => self.max_tool_calls = None,
+            },
+            Key::OtherModels => self.facts.has_other_models |= self.says_something()?,
         }
         Ok(())
+    }
+
+    /// Skip a value; true unless it is `null`, `false` or empty.
+    fn says_something(&mut self) -> Result<bool, ScanFault> {
+        let start = self.cursor.clone();
+        let kind = self.cursor.kind()?;
+        let span = self.cursor.skip()?;
+        Ok(match kind {
+            Kind::Null => false,
+            Kind::Bool => span.end - span.start == b"true".len(),
+            Kind::String => span.end - span.start > 2,
+            Kind::Array => {
+                let mut probe = start;
+                probe.enter_array()?
+            }
+            Kind::Object | Kind::Number => true,
+        })
+    }
+
+    fn service_tier(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::String {
+            self.cursor.skip()?;
+            return Ok(());
+        }
+        self.facts.service_tier = match &*self.cursor.string()?.key_bytes() {
+            b"default" | b"standard" | b"standard_only" | b"on_demand" => AskedTier::Standard,
+            b"flex" => AskedTier::Flex,
+            b"priority" => AskedTier::Priority,
+            _ => AskedTier::Any,
+        };
+        Ok(())
+    }
+
+    /// Count the prompts of completions and the inputs of embeddings.
+    fn prompts(&mut self) -> Result<(), ScanFault> {
+        match self.cursor.kind()? {
+            Kind::Array => {}
+            Kind::Object => {
+                // A stored prompt, by its id.
+                self.cursor.skip()?;
+                self.facts.has_unseen = true;
+                return Ok(());
+            }
+            _ => {
+                self.cursor.skip()?;
+                self.facts.prompts += 1;
+                return Ok(());
+            }
+        }
+        let mut has_tokens = false;
+        let mut more = self.cursor.enter_array()?;
+        while more {
+            match self.cursor.kind()? {
+                // Numbers are the tokens of one prompt.
+                Kind::Number => has_tokens = true,
+                Kind::String | Kind::Array => self.facts.prompts += 1,
+                // An object may be an image, or its address.
+                Kind::Object => self.facts.has_unseen = true,
+                Kind::Bool | Kind::Null => {}
+            }
+            self.cursor.skip()?;
+            more = self.cursor.more_elements()?;
+        }
+        self.facts.prompts += u64::from(has_tokens);
+        Ok(())
+    }
+
+    /// `thinking.budget_tokens`, `reasoning.max_tokens`, or a budget alone.
+    fn thinking(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::Object {
+            return self.thinking_budget();
+        }
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            match &*self.cursor.key()?.key_bytes() {
+                b"budget_tokens" | b"max_tokens" | b"thinking_budget" | b"thinkingBudget" => {
+                    self.thinking_budget()?;
+                }
+                _ => {
+                    self.cursor.skip()?;
+                }
+            }
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    fn thinking_budget(&mut self) -> Result<(), ScanFault> {
+        if let Figure::Count(count) = self.cursor.figure()? {
+            let budget = &mut self.facts.thinking_budget;
+            *budget = Some(budget.map_or(count, |other| other.max(count)));
+        }
+        Ok(())
+    }
+
+    fn modalities(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::Array {
+            self.facts.media_output |= self.says_something()?;
+            return Ok(());
+        }
+        let mut more = self.cursor.enter_array()?;
+        while more {
+            if self.cursor.kind()? == Kind::String {
+                self.facts.media_output |= !self.cursor.string()?.is("text");
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_elements()?;
+        }
+        Ok(())
+    }
+
+    /// What Google takes beside the OpenAI protocol: a thinking budget is read, all else may
+    /// bring content that we do not see.
+    fn extra(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::Object {
+            self.facts.has_unseen |= self.says_something()?;
+            return Ok(());
+        }
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            match &*self.cursor.key()?.key_bytes() {
+                b"google" => self.extra()?,
+                b"thinking_config" | b"thinkingConfig" => self.thinking()?,
+                _ => self.facts.has_unseen |= self.says_something()?,
+            }
+            more = self.cursor.more_members()?;
+        }
+        Ok(())
+    }
+
+    fn tools(&mut self) -> Result<(), ScanFault> {
+        if self.cursor.kind()? != Kind::Array {
+            self.cursor.skip()?;
+            return Ok(());
+        }
+        let mut more = self.cursor.enter_array()?;
+        self.facts.has_tools |= more;
+        while more {
+            if self.cursor.kind()? == Kind::Object {
+                self.tool()?;
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_elements()?;
+        }
+        Ok(())
+    }
+
+    /// One tool: is it the caller's own, or does the provider run it?
+    fn tool(&mut self) -> Result<(), ScanFault> {
+        let (mut is_callers, mut is_search, mut is_servers) = (false, false, false);
+        let mut max_uses = None;
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            match &*self.cursor.key()?.key_bytes() {
+                b"type" if self.cursor.kind()? == Kind::String => {
+                    let text = self.cursor.string()?;
+                    match &*text.key_bytes() {
+                        b"function" | b"custom" => is_callers = true,
+                        kind if kind.starts_with(b"web_search") => is_search = true,
+                        _ => is_servers = true,
+                    }
+                }
+                b"type" => {
+                    self.cursor.skip()?;
+                    is_servers = true;
+                }
+                // Written without a type: a function, flat or in the legacy way.
+                b"function" | b"name" => {
+                    self.cursor.skip()?;
+                    is_callers = true;
+                }
+                b"max_uses" => {
+                    max_uses = match (max_uses, self.cursor.figure()?) {
+                        (None, Figure::Count(count)) => Some(Some(count)),
+                        _ => Some(None),
+                    };
+                }
+                _ => {
+                    self.cursor.skip()?;
+                }
+            }
+            more = self.cursor.more_members()?;
+        }
+        if is_servers || !(is_callers || is_search) {
+            self.server_tool(ServerTools::Unbounded, false);
+        } else if is_search {
+            let searches =
+                max_uses.flatten().map_or(ServerTools::Unbounded, ServerTools::Searches);
+            self.server_tool(searches, true);
+        }
+        Ok(())
+    }
+
+    fn server_tool(&mut self, tool: ServerTools, is_search: bool) {
+        self.facts.server_tools = self.facts.server_tools.and(tool);
+        self.searches_only &= is_search;
     }
 
     fn our_member(&mut self, key: Text<'b>, name: Cow<'b, [u8]>) -> Result<(), ScanFault> {
@@ -488,7 +893,16 @@ impl<'b> Walk<'b> {
     }
 
     fn limit(&mut self, param: &'static str, key: LimitKey) -> Result<(), ScanFault> {
-        let Some(limit) = self.count(param)? else { return Ok(()) };
+        let is_null = self.cursor.kind()? == Kind::Null;
+        let start = self.cursor.at();
+        let count = self.count(param)?;
+        let span = Span { start, end: self.cursor.at() };
+        let value = Some(LimitValue { span, count, is_null });
+        match key {
+            LimitKey::MaxTokens => self.facts.max_tokens = value,
+            LimitKey::MaxCompletionTokens => self.facts.max_completion_tokens = value,
+        }
+        let Some(limit) = count else { return Ok(()) };
         // With both spellings OpenAI refuses; others obey one of them: the larger is the bound.
         if self.facts.max_output_tokens.is_none_or(|other| limit > other) {
             self.facts.max_output_tokens = Some(limit);
@@ -618,38 +1032,16 @@ impl<'b> Walk<'b> {
     fn message(&mut self) -> Result<(), ScanFault> {
         let mut more = self.cursor.enter_object()?;
         while more {
-            if self.cursor.key()?.is("content") && self.cursor.kind()? == Kind::Array {
-                let mut more_parts = self.cursor.enter_array()?;
-                while more_parts {
-                    if self.cursor.kind()? == Kind::Object {
-                        self.part()?;
-                    } else {
+            match &*self.cursor.key()?.key_bytes() {
+                b"content" => match self.cursor.kind()? {
+                    Kind::Array => self.parts()?,
+                    Kind::Object => self.part()?,
+                    _ => {
                         self.cursor.skip()?;
                     }
-                    more_parts = self.cursor.more_elements()?;
-                }
-            } else {
-                self.cursor.skip()?;
-            }
-            more = self.cursor.more_members()?;
-        }
-        Ok(())
-    }
-
-    /// One part of a message's content: is it an image, and how much of it is base64?
-    fn part(&mut self) -> Result<(), ScanFault> {
-        let mut more = self.cursor.enter_object()?;
-        while more {
-            match &*self.cursor.key()?.key_bytes() {
-                b"type" if self.cursor.kind()? == Kind::String => {
-                    self.facts.has_images |= self.cursor.string()?.is("image_url");
-                }
-                b"image_url" => {
-                    self.facts.has_images = true;
-                    self.media(b"url")?;
-                }
-                b"input_audio" => self.media(b"data")?,
-                b"file" => self.media(b"file_data")?,
+                },
+                // An earlier spoken answer, by its id.
+                b"audio" => self.facts.has_unseen |= self.says_something()?,
                 _ => {
                     self.cursor.skip()?;
                 }
@@ -659,18 +1051,78 @@ impl<'b> Walk<'b> {
         Ok(())
     }
 
-    /// A medium: a string, or an object whose member `field` is one. A link is text.
-    fn media(&mut self, field: &[u8]) -> Result<(), ScanFault> {
+    fn parts(&mut self) -> Result<(), ScanFault> {
+        let mut more = self.cursor.enter_array()?;
+        while more {
+            if self.cursor.kind()? == Kind::Object {
+                self.part()?;
+            } else {
+                self.cursor.skip()?;
+            }
+            more = self.cursor.more_elements()?;
+        }
+        Ok(())
+    }
+
+    /// One part of a message's content: what is it, and how much of it is base64?
+    fn part(&mut self) -> Result<(), ScanFault> {
+        let (mut is_text, mut has_other, mut is_image) = (false, false, false);
+        let mut more = self.cursor.enter_object()?;
+        while more {
+            match &*self.cursor.key()?.key_bytes() {
+                b"type" if self.cursor.kind()? == Kind::String => {
+                    match &*self.cursor.string()?.key_bytes() {
+                        b"text" | b"refusal" | b"thinking" | b"reasoning" => is_text = true,
+                        b"input_audio" | b"file" | b"document_url" => {}
+                        b"image_url" => is_image = true,
+                        _ => self.facts.has_unseen = true,
+                    }
+                }
+                b"text" | b"refusal" => {
+                    self.cursor.skip()?;
+                    is_text = true;
+                }
+                b"image_url" => {
+                    is_image = true;
+                    self.media(b"url", Medium::Image)?;
+                }
+                b"input_audio" => self.media(b"data", Medium::Audio)?,
+                b"file" => self.media(b"file_data", Medium::File)?,
+                b"document_url" => self.media(b"url", Medium::File)?,
+                b"cache_control" | b"detail" | b"document_name" | b"id" => {
+                    self.cursor.skip()?;
+                }
+                _ => {
+                    self.cursor.skip()?;
+                    has_other = true;
+                }
+            }
+            more = self.cursor.more_members()?;
+        }
+        self.facts.has_images |= is_image;
+        self.facts.images += u64::from(is_image);
+        // Without a type some servers go by the other keys; and a file may be named by its id.
+        self.facts.has_unseen |= has_other && !is_text && !is_image;
+        Ok(())
+    }
+
+    /// A medium: a string, or an object whose member `field` is one.
+    fn media(&mut self, field: &[u8], medium: Medium) -> Result<(), ScanFault> {
         match self.cursor.kind()? {
-            Kind::String => self.media_text(field)?,
+            Kind::String => self.media_text(medium, false)?,
             Kind::Object => {
                 let mut more = self.cursor.enter_object()?;
                 while more {
-                    let is_field = *self.cursor.key()?.key_bytes() == *field;
-                    if is_field && self.cursor.kind()? == Kind::String {
-                        self.media_text(field)?;
+                    let key = self.cursor.key()?;
+                    let name = key.key_bytes();
+                    if *name == *field && self.cursor.kind()? == Kind::String {
+                        self.media_text(medium, true)?;
                     } else {
-                        self.cursor.skip()?;
+                        let is_harmless =
+                            matches!(&*name, b"detail" | b"format" | b"filename" | b"name");
+                        let says_something = self.says_something()?;
+                        // A file's id and its like.
+                        self.facts.has_unseen |= says_something && !is_harmless;
                     }
                     more = self.cursor.more_members()?;
                 }
@@ -682,19 +1134,34 @@ impl<'b> Walk<'b> {
         Ok(())
     }
 
-    fn media_text(&mut self, field: &[u8]) -> Result<(), ScanFault> {
+    /// The text of a medium: base64, alone or in a `data:` link, or a link, which is text.
+    ///
+    /// A file that is a bare string (`is_field` is false) may be one's id as well.
+    fn media_text(&mut self, medium: Medium, is_field: bool) -> Result<(), ScanFault> {
         let text = self.cursor.string()?;
-        if field != b"url" || text.raw.starts_with(b"data:") {
-            self.facts.media_bytes += text.raw.len() as u64;
+        let bytes = text.raw.len() as u64;
+        let meant = text.key_bytes();
+        let is_data = meant.starts_with(b"data:");
+        let facts = &mut self.facts;
+        match medium {
+            // An image by its address is an image still.
+            Medium::Image if !is_data => return Ok(()),
+            Medium::Image if meant.starts_with(b"data:image/") => {}
+            Medium::Audio if is_data || !is_link(&meant) => facts.audio_bytes += bytes,
+            Medium::File | Medium::Image if is_data || (is_field && !is_link(&meant)) => {
+                if meant.starts_with(b"data:text/") {
+                    facts.text_file_bytes += bytes;
+                } else {
+                    facts.file_bytes += bytes;
+                }
+            }
+            _ => {
+                facts.has_unseen = true;
+                return Ok(());
+            }
         }
+        facts.media_bytes += bytes;
         Ok(())
-    }
-
-    fn non_empty_array(&mut self) -> Result<bool, ScanFault> {
-        let mut probe = self.cursor.clone();
-        let has_element = probe.enter_array()?;
-        self.cursor.skip()?;
-        Ok(has_element)
     }
 
     /// True if an object is next; a `null` is skipped, anything else refused.

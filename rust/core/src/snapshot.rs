@@ -12,6 +12,8 @@ use hmac::{Hmac, Mac};
 use serde::Deserialize;
 use sha2::Sha256;
 
+use crate::bound::LimitDefaults;
+use crate::models::{ModelInfo, Tier};
 use crate::pricing::{Catalogue, Price};
 use crate::routing::{self, Flat};
 
@@ -39,6 +41,8 @@ struct Document {
     keys: Vec<KeyDocument>,
     routes: Vec<RouteDocument>,
     prices: Vec<PriceDocument>,
+    #[serde(default)]
+    models: Vec<ModelDocument>,
 }
 
 /// What `[server]` settles for the data plane. Sizes in bytes, times in milliseconds.
@@ -56,6 +60,31 @@ pub struct Server {
     /// Whether end users are stored as keyed hashes only.
     #[serde(default)]
     pub hash_end_users: bool,
+    /// The output limit that is sent where a budget asks for one and nobody else says it.
+    #[serde(default = "default_output_tokens")]
+    pub default_output_tokens: u64,
+    /// No output limit is lowered below it.
+    #[serde(default = "min_output_tokens")]
+    pub min_output_tokens: u64,
+}
+
+fn default_output_tokens() -> u64 {
+    16_384
+}
+
+fn min_output_tokens() -> u64 {
+    64
+}
+
+impl Server {
+    /// What holds for output limits where neither a route nor a target says otherwise.
+    #[must_use]
+    pub fn limit_defaults(&self) -> LimitDefaults {
+        LimitDefaults {
+            default_output_tokens: self.default_output_tokens,
+            min_output_tokens: self.min_output_tokens,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -227,6 +256,25 @@ struct PriceDocument {
     price: PriceLines,
 }
 
+/// `[models."PROVIDER/MODEL"]`: what is set overrides the catalogue.
+#[derive(Deserialize)]
+struct ModelDocument {
+    provider: String,
+    model: String,
+    #[serde(default)]
+    context_tokens: Option<u64>,
+    #[serde(default)]
+    max_output_tokens: Option<u64>,
+    #[serde(default)]
+    tier: Option<Tier>,
+    #[serde(default)]
+    tools: Option<bool>,
+    #[serde(default)]
+    images: Option<bool>,
+    #[serde(default)]
+    json_schema: Option<bool>,
+}
+
 #[derive(Deserialize)]
 struct PriceLines {
     input_nusd_per_mtok: u64,
@@ -278,6 +326,7 @@ pub struct Snapshot {
     defaults: Vec<Option<Rc<Route>>>,
     route_order: Vec<Vec<String>>,
     prices: HashMap<String, Price>,
+    models: HashMap<String, ModelInfo>,
     pepper: Hmac<Sha256>,
 }
 
@@ -337,6 +386,11 @@ impl Snapshot {
             .into_iter()
             .map(|entry| (format!("{}/{}", entry.provider, entry.model), entry.price.compile()))
             .collect();
+        let models = document
+            .models
+            .into_iter()
+            .map(|entry| (format!("{}/{}", entry.provider, entry.model), entry.info()))
+            .collect();
         Ok(Self {
             config_hash: document.config_hash,
             server: document.server,
@@ -347,6 +401,7 @@ impl Snapshot {
             defaults,
             route_order,
             prices,
+            models,
             pepper,
         })
     }
@@ -386,6 +441,28 @@ impl Snapshot {
     #[must_use]
     pub fn slugs(&self, project: usize) -> &[String] {
         &self.route_order[project]
+    }
+
+    /// What is known of a model at a provider: the file's word, else the catalogue's.
+    #[must_use]
+    pub fn model(
+        &self,
+        catalogue: &Catalogue,
+        provider: usize,
+        model: &str,
+    ) -> Option<ModelInfo> {
+        let provider = &self.providers[provider];
+        let known = catalogue.info(&provider.vendor, model);
+        // No name is built where nobody overrides anything.
+        let stated = if self.models.is_empty() {
+            None
+        } else {
+            self.models.get(&format!("{}/{model}", provider.name)).copied()
+        };
+        match (stated, known) {
+            (Some(stated), known) => Some(stated.over(known.unwrap_or_default())),
+            (None, known) => known,
+        }
     }
 
     /// What a model costs at a provider: the file's price, else the catalogue's; None is unknown.
@@ -496,6 +573,20 @@ impl ProviderDocument {
                 .map(|(name, _)| name.to_ascii_lowercase())
                 .collect(),
         })
+    }
+}
+
+impl ModelDocument {
+    fn info(&self) -> ModelInfo {
+        ModelInfo {
+            context_tokens: self.context_tokens,
+            max_output_tokens: self.max_output_tokens,
+            tier: self.tier,
+            tools: self.tools,
+            images: self.images,
+            json_schema: self.json_schema,
+            ..ModelInfo::default()
+        }
     }
 }
 

@@ -31,6 +31,43 @@ pub struct Usage {
     pub reasoning_tokens: u64,
     /// Audio output.
     pub audio_output_tokens: u64,
+    /// Of `output_tokens`, those that are images: they may have a price of their own.
+    pub image_output_tokens: u64,
+    /// Web searches that the provider did by itself.
+    pub searches: u64,
+    /// The service tier that the answer was billed at, where it names one.
+    pub service_tier: Option<ServiceTier>,
+    /// The answer says that the work stayed in one region, which may cost more.
+    pub in_region: bool,
+}
+
+/// A service tier as an answer names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceTier {
+    /// `default` and its other names.
+    Standard,
+    /// `flex`, or `batch`, which costs as much.
+    Flex,
+    /// `priority`
+    Priority,
+    /// `fast`, `ultrafast`
+    Fast,
+    /// A name that we do not know.
+    Unknown,
+}
+
+impl ServiceTier {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            // `scale` is paid for in advance; `auto` is the question given back.
+            b"default" | b"standard" | b"standard_only" | b"on_demand" | b"auto" | b"scale"
+            | b"performance" | b"" => Self::Standard,
+            b"flex" | b"batch" => Self::Flex,
+            b"priority" => Self::Priority,
+            b"fast" | b"ultrafast" => Self::Fast,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 impl Usage {
@@ -63,6 +100,10 @@ impl Usage {
             output_tokens: output.output_tokens,
             reasoning_tokens: output.reasoning_tokens,
             audio_output_tokens: output.audio_output_tokens,
+            image_output_tokens: output.image_output_tokens,
+            searches: self.searches.max(later.searches),
+            service_tier: later.service_tier.or(self.service_tier),
+            in_region: self.in_region || later.in_region,
             ..input
         }
     }
@@ -94,6 +135,7 @@ pub fn usage_of_answer(body: &[u8]) -> Option<Usage> {
 pub(crate) struct Report {
     stated: Option<Usage>,
     timed: Option<Usage>,
+    service_tier: Option<ServiceTier>,
     /// Whether `usage` stands there as an object, readable or not.
     pub(crate) has_object: bool,
 }
@@ -126,6 +168,9 @@ impl Report {
                 }
             }
             b"timings" => self.timed = read_timings(cursor)?,
+            b"service_tier" => {
+                self.service_tier = read_service_tier(cursor)?.or(self.service_tier);
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -133,7 +178,8 @@ impl Report {
 
     /// Usage as stated, else as timed.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        self.stated.or(self.timed)
+        let usage = self.stated.or(self.timed)?;
+        Some(Usage { service_tier: usage.service_tier.or(self.service_tier), ..usage })
     }
 
     fn state(&mut self, usage: Option<Usage>) {
@@ -156,7 +202,25 @@ struct Figures {
     image_input: Option<u64>,
     reasoning: Option<u64>,
     audio_output: Option<u64>,
+    image_output: Option<u64>,
+    searches: Option<u64>,
+    service_tier: Option<ServiceTier>,
+    in_region: bool,
     is_void: bool,
+}
+
+fn read_service_tier(cursor: &mut Cursor<'_>) -> Result<Option<ServiceTier>, JsonFault> {
+    match cursor.kind()? {
+        Kind::String => Ok(Some(ServiceTier::of(&cursor.string()?.key_bytes()))),
+        Kind::Null => {
+            cursor.skip()?;
+            Ok(None)
+        }
+        _ => {
+            cursor.skip()?;
+            Ok(Some(ServiceTier::Unknown))
+        }
+    }
 }
 
 /// Read a figure into its place; the larger of two, as spellings overlap.
@@ -190,6 +254,32 @@ fn read_usage(cursor: &mut Cursor<'_>) -> Result<Option<Usage>, JsonFault> {
             b"total_tokens" => &mut figures.total,
             // DeepSeek's spelling, and Moonshot's.
             b"prompt_cache_hit_tokens" | b"cached_tokens" => &mut figures.cached,
+            // Perplexity's spelling.
+            b"num_search_queries" => &mut figures.searches,
+            b"service_tier" => {
+                figures.service_tier = read_service_tier(cursor)?;
+                more = cursor.more_members()?;
+                continue;
+            }
+            b"inference_geo" => {
+                figures.in_region |= match cursor.kind()? {
+                    Kind::String => !matches!(
+                        &*cursor.string()?.key_bytes(),
+                        b"global" | b"not_available" | b""
+                    ),
+                    _ => {
+                        cursor.skip()?;
+                        false
+                    }
+                };
+                more = cursor.more_members()?;
+                continue;
+            }
+            b"server_tool_use" => {
+                read_server_tools(cursor, &mut figures)?;
+                more = cursor.more_members()?;
+                continue;
+            }
             b"prompt_tokens_details" => {
                 read_details(cursor, &mut figures, true)?;
                 more = cursor.more_members()?;
@@ -212,6 +302,24 @@ fn read_usage(cursor: &mut Cursor<'_>) -> Result<Option<Usage>, JsonFault> {
     Ok(figures.parts())
 }
 
+/// What the provider did by itself, as routers and Anthropic count it.
+fn read_server_tools(cursor: &mut Cursor<'_>, figures: &mut Figures) -> Result<(), JsonFault> {
+    if cursor.kind()? != Kind::Object {
+        cursor.skip()?;
+        return Ok(());
+    }
+    let mut more = cursor.enter_object()?;
+    while more {
+        if cursor.key()?.is("web_search_requests") {
+            read_figure(cursor, &mut figures.searches, &mut figures.is_void)?;
+        } else {
+            cursor.skip()?;
+        }
+        more = cursor.more_members()?;
+    }
+    Ok(())
+}
+
 fn read_details(
     cursor: &mut Cursor<'_>,
     figures: &mut Figures,
@@ -232,6 +340,7 @@ fn read_details(
             (b"image_tokens", true) => Some(&mut figures.image_input),
             (b"reasoning_tokens", false) => Some(&mut figures.reasoning),
             (b"audio_tokens", false) => Some(&mut figures.audio_output),
+            (b"image_tokens", false) => Some(&mut figures.image_output),
             _ => None,
         };
         if let Some(place) = place {
@@ -287,6 +396,7 @@ impl Figures {
         let media = audio_input + image_input;
         let cached = without_overlap(cached, media, prompt.saturating_sub(cache_write), prompt);
         let reasoning = without_overlap(reasoning, audio_output, completion, completion);
+        let output_tokens = completion.saturating_sub(reasoning + audio_output);
         Some(Usage {
             input_tokens: prompt
                 .saturating_sub(cached + cache_write + audio_input + image_input),
@@ -295,9 +405,13 @@ impl Figures {
             cache_write_1h_tokens: 0,
             audio_input_tokens: audio_input,
             image_input_tokens: image_input,
-            output_tokens: completion.saturating_sub(reasoning + audio_output),
+            output_tokens,
             reasoning_tokens: reasoning,
             audio_output_tokens: audio_output,
+            image_output_tokens: figure(self.image_output).min(output_tokens),
+            searches: figure(self.searches),
+            service_tier: self.service_tier,
+            in_region: self.in_region,
         })
     }
 }

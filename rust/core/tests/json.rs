@@ -145,7 +145,7 @@ proptest! {
         } else {
             body.to_string()
         };
-        let edit = Edit { model: Some(&model), include_usage };
+        let edit = Edit { model: Some(&model), include_usage, output_limit: None };
         let Ok((facts, after)) = patched(&text, &edit) else { return Ok(()) };
         prop_assert_eq!(facts.model, "@fast");
 

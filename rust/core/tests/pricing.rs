@@ -97,6 +97,7 @@ fn a_cost_beyond_2_to_the_53_is_refused_and_never_wraps() {
         output_tokens: u64::MAX,
         reasoning_tokens: u64::MAX,
         audio_output_tokens: u64::MAX,
+        ..Usage::default()
     };
     assert_eq!(cost(&everything, &price), None);
     assert_eq!(cost(&everything, &Price::flat(1, 1, None, None, 0)), None);

@@ -155,7 +155,7 @@ fn patch_body<'py>(
 ) -> PyResult<Bound<'py, PyBytes>> {
     let facts = scan::scan(body, Shape::Chat).map_err(|fault| scan_error(&fault))?;
     let mut out = Vec::new();
-    patch::patch(body, &facts, &Edit { model, include_usage }, &mut out);
+    patch::patch(body, &facts, &Edit { model, include_usage, output_limit: None }, &mut out);
     Ok(PyBytes::new(py, &out))
 }
 

@@ -45,7 +45,7 @@ impl Plan {
         self.follower = self.facts.stream.then(|| Follower::new(include_usage));
         let mut body = std::mem::take(&mut self.decoded);
         body.clear();
-        let edit = patch::Edit { model: Some(&leaf.model), include_usage };
+        let edit = patch::Edit { model: Some(&leaf.model), include_usage, output_limit: None };
         patch::patch(request_body, &self.facts, &edit, &mut body);
         let mut wire = Vec::with_capacity(
             body.len() + self.lines.len() + provider.head_lines.len() + WIRE_HEAD_BYTES,
