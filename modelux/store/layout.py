@@ -4,8 +4,10 @@
 state_dir (tmpfs)                       data_dir (disk)
   stamp        boot id, layout, ...       serve.lock   held while a supervisor runs
   state.mdb    LMDB: snapshot             reload.json  how the last reload went
-  cells        mapped counters            generations  what worker generations are used up
-  ring.S.G     traces of slot S           control.db, traces/, spill/
+  ledger.mdb   LMDB: balances, holds      ledger.db    their copy on disk
+  slots.G      holds of generation G      generations  what worker generations are used up
+  cells        mapped counters            control.db, traces/, spill/
+  ring.S.G     traces of slot S
   metrics.json from the trace writer
 ```
 """
@@ -13,7 +15,7 @@ state_dir (tmpfs)                       data_dir (disk)
 from pathlib import Path
 from typing import Final
 
-LAYOUT_VERSION: Final = 1
+LAYOUT_VERSION: Final = 2
 """Changes whenever a file in `state_dir` is laid out differently: an old one is discarded."""
 
 STATE_MAP_FILE: Final = "state.mdb"
@@ -21,6 +23,10 @@ CELLS_FILE: Final = "cells"
 METRICS_FILE: Final = "metrics.json"
 STAMP_FILE: Final = "stamp"
 RING_PREFIX: Final = "ring."
+LEDGER_MAP_FILE: Final = "ledger.mdb"
+SLOTS_PREFIX: Final = "slots."
+LEDGER_COPY_FILE: Final = "ledger.db"
+"""In `data_dir`: what the ledger is made anew from when its map is gone."""
 SPILL_DIRECTORY: Final = "spill"
 """In `data_dir`: what the rings cannot take must survive power loss."""
 

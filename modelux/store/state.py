@@ -3,7 +3,8 @@
 By default a directory on the tmpfs at `/dev/shm`, named by the hash of `data_dir`: maps on a
 disk stall a worker for milliseconds. Where the sizes do not fit there, one in `data_dir`
 serves, with a warning. A stamp names the boot and the layout that wrote the directory; what
-another boot or layout wrote is removed, save the rings, which the trace writer drains.
+another boot or layout wrote is removed, save the rings, which the trace writer drains, and the
+ledger with its slots, which have a stamp of their own.
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from modelux.store.layout import (
     LAYOUT_VERSION,
     METRICS_FILE,
     RING_PREFIX,
+    SLOTS_PREFIX,
     STAMP_FILE,
     boot_id,
 )
@@ -30,7 +32,11 @@ SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the directory in it is c
 MAP_BYTES_MAX: Final = 64 * MIB
 MAP_BYTES_MIN: Final = 1 * MIB
 MAP_SHARE: Final = 4
-"""The map takes at most this part of the mount, if its size is not configured."""
+"""The ledger's map takes at most this part of the mount, if its size is not configured."""
+SNAPSHOT_SHARE: Final = 4
+"""The snapshot's map is this part of the ledger's: it holds one document a few times over."""
+SLOTS_BYTES: Final = 256 * 1024
+"""Of one worker: what its holds have come to, some bytes for each request it may serve."""
 RING_GENERATIONS: Final = 2
 """Rings a slot may have at once: a dead worker's, not yet drained, and its successor's."""
 OTHER_BYTES: Final = 4 * MIB
@@ -44,7 +50,7 @@ class StateSizes:
     workers: int
     ring_bytes: int
     map_bytes: int
-    """0: a quarter of the mount, at most 64 MiB."""
+    """Of the ledger; 0: a quarter of the mount, at most 64 MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,9 @@ class StateDir:
 
     path: Path
     map_bytes: int
+    """Of the snapshot."""
+    ledger_bytes: int
+    """Of the ledger."""
     warning: str | None
     """Why it is not where it should be; None where it is."""
 
@@ -90,9 +99,14 @@ def _prepare(path: Path, sizes: StateSizes, warning: str | None) -> StateDir:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(path)
-        map_bytes = _check_room(path, sizes)
+        ledger_bytes = _check_room(path, sizes)
         _discard_stale(path)
-        return StateDir(path=path, map_bytes=map_bytes, warning=warning)
+        return StateDir(
+            path=path,
+            map_bytes=_snapshot_bytes(ledger_bytes),
+            ledger_bytes=ledger_bytes,
+            warning=warning,
+        )
     except OSError as failure:
         raise StoreError(f"{path}: cannot be used: {failure.strerror}") from failure
 
@@ -114,10 +128,11 @@ def _check_room(path: Path, sizes: StateSizes) -> int:
     # What lies there already is ours and will be used again or removed.
     ours_bytes = sum(entry.stat().st_blocks * 512 for entry in path.iterdir())
     free_bytes = mount.f_bavail * mount.f_frsize + ours_bytes
-    map_bytes = sizes.map_bytes or min(MAP_BYTES_MAX, mount_bytes // MAP_SHARE)
+    ledger_bytes = sizes.map_bytes or min(MAP_BYTES_MAX, mount_bytes // MAP_SHARE)
     rings_bytes = sizes.workers * sizes.ring_bytes
-    need_bytes = map_bytes + RING_GENERATIONS * rings_bytes + OTHER_BYTES
-    if map_bytes < MAP_BYTES_MIN or need_bytes > free_bytes:
+    worker_bytes = RING_GENERATIONS * (rings_bytes + sizes.workers * SLOTS_BYTES)
+    need_bytes = ledger_bytes + _snapshot_bytes(ledger_bytes) + worker_bytes + OTHER_BYTES
+    if ledger_bytes < MAP_BYTES_MIN or need_bytes > free_bytes:
         raise StoreError(
             f"{path}: {need_bytes // MIB} MiB are needed and {free_bytes // MIB} MiB are free"
         )
@@ -126,7 +141,11 @@ def _check_room(path: Path, sizes: StateSizes) -> int:
             f"{path}: the rings of {sizes.workers} workers ({rings_bytes // MIB} MiB) would "
             f"take more than half of the mount ({mount_bytes // MIB} MiB)"
         )
-    return map_bytes
+    return ledger_bytes
+
+
+def _snapshot_bytes(ledger_bytes: int) -> int:
+    return max(MAP_BYTES_MIN, ledger_bytes // SNAPSHOT_SHARE)
 
 
 def _discard_stale(path: Path) -> None:
@@ -143,11 +162,10 @@ def _discard_stale(path: Path) -> None:
     file.write_text(stamp, encoding="utf-8")
 
 
-def ring_generation_max(path: Path) -> int:
-    """Return the largest generation among the ring files; 0 without any."""
-    found = [entry.name.split(".") for entry in path.glob(f"{RING_PREFIX}*")]
-    return max((int(parts[2]) for parts in found if _is_ring(parts)), default=0)
-
-
-def _is_ring(parts: list[str]) -> bool:
-    return len(parts) == 3 and parts[1].isdecimal() and parts[2].isdecimal()
+def generation_max(path: Path) -> int:
+    """Return the largest generation that a ring or a slot file is named by; 0 without any."""
+    rings = [entry.name.split(".") for entry in path.glob(f"{RING_PREFIX}*")]
+    slots = [entry.name.split(".") for entry in path.glob(f"{SLOTS_PREFIX}*")]
+    found = [parts for parts in rings if len(parts) == 3 and parts[1].isdecimal()]
+    found += [parts for parts in slots if len(parts) == 2]
+    return max((int(parts[-1]) for parts in found if parts[-1].isdecimal()), default=0)

@@ -2,12 +2,14 @@
 
 A worker beats from its own event loop, so a beat vouches for the loop and for nothing else. One
 is killed at a time and the others are given time to move, because they may only have waited for
-what the first one held. If our own clock jumped, it was us or the whole machine that stood
-still: then everybody gets a whole timeout to beat again.
+what the first one held: the ledger's lock. Whoever holds it goes first, whoever waits for it
+last. If our own clock jumped, it was us or the whole machine that stood still: then everybody
+gets a whole timeout to beat again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, unique
 from typing import Final, final
 
 from modelux.units import US_PER_S, MonoUs
@@ -20,6 +22,15 @@ START_US: Final = 30 * US_PER_S
 """To the first beat: importing on a cold, busy disk takes long."""
 
 
+@unique
+class Lock(Enum):
+    """What a worker has to do with the ledger's lock; the values are those of its cell."""
+
+    NONE = 0
+    WAITS = 1
+    HOLDS = 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulse:
     """What is known of one running worker."""
@@ -30,6 +41,8 @@ class Pulse:
     """Its last beat; 0 before the first."""
     is_stopped: bool
     """The kernel says so (state `T`): it cannot beat, whatever it waits for."""
+    lock: Lock = Lock.NONE
+    """What it has marked in its cell."""
 
 
 @final
@@ -45,7 +58,7 @@ class HeartbeatWatch:
         self._lenient_until_us: int = now_us
 
     def judge(self, now_us: MonoUs, pulses: Sequence[Pulse]) -> Pulse | None:
-        """Return the worker to kill: a stopped one first, else the oldest beat."""
+        """Return the worker to kill, if it is time to: the likeliest cause first."""
         if now_us - self._last_us >= OWN_GAP_US:
             self._lenient_until_us = now_us + self._timeout_us
         self._last_us = now_us
@@ -55,10 +68,20 @@ class HeartbeatWatch:
         if not late:
             return None
         self._lenient_until_us = now_us + MOVE_US
-        return min(late, key=lambda pulse: (not pulse.is_stopped, pulse.beat_us, pulse.slot))
+        return min(late, key=lambda pulse: (_rank(pulse), pulse.beat_us, pulse.slot))
 
     def _is_late(self, now_us: MonoUs, pulse: Pulse) -> bool:
         if pulse.beat_us == 0:
             allowed_us = max(START_US, self._timeout_us)
             return now_us - pulse.started_us >= allowed_us
         return now_us - pulse.beat_us >= self._timeout_us
+
+
+def _rank(pulse: Pulse) -> int:
+    """Return how far the worker is from being the cause: 0 is the cause."""
+    if pulse.lock is Lock.HOLDS:
+        return 0
+    if pulse.is_stopped:
+        return 1
+    # Whoever waits cannot beat while another holds the lock, and will once it is free.
+    return 3 if pulse.lock is Lock.WAITS else 2

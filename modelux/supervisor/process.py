@@ -30,7 +30,7 @@ from modelux.store.env import create_env
 from modelux.store.generations import Generations
 from modelux.store.layout import CELLS_FILE
 from modelux.store.snapshot import SnapshotStore
-from modelux.store.state import StateDir, StateSizes, prepare_state_dir, ring_generation_max
+from modelux.store.state import StateDir, StateSizes, generation_max, prepare_state_dir
 from modelux.supervisor.children import Child, Death, Program, is_stopped
 from modelux.supervisor.heartbeat import HeartbeatWatch, Pulse
 from modelux.supervisor.lock import ServeLock
@@ -161,7 +161,7 @@ class Supervisor:
             listeners=_bind_soon(lock, lambda: bind_shared(options.listen, options.workers)),
             control_listener=_bind_soon(lock, lambda: bind_single(options.control_listen)),
             parent_fd=parent_fd,
-            generations=Generations(options.data_dir, at_least=ring_generation_max(state.path)),
+            generations=Generations(options.data_dir, at_least=generation_max(state.path)),
         )
         self._publish(shared, blob)
         write_reload(options.data_dir, (), unix_us())

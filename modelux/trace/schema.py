@@ -4,7 +4,8 @@
 cost reads all of it; `metas` has the records themselves, compressed. `tags` is the index of
 tags in the order of time, so the newest with a tag stand at its end. `rollups` sums each minute
 for the report, with histograms for its percentiles; `totals` sums the day for `/metrics`;
-`rings` keeps what drained rings had counted. These three outlive the records.
+`rings` keeps what drained rings had counted; `events` is what happened to budgets. These four
+outlive the records.
 """
 
 import sqlite3
@@ -14,11 +15,11 @@ from typing import Final
 
 from modelux.errors import StoreError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_MS: Final = 5_000
 """Two writers meet only while one of them is ending; readers never block anybody (WAL)."""
 
-KEPT_TABLES: Final = ("rollups", "totals", "rings")
+KEPT_TABLES: Final = ("rollups", "totals", "rings", "events")
 """What stays of a day when its records go."""
 
 _SCHEMA: Final = """
@@ -73,6 +74,17 @@ CREATE TABLE IF NOT EXISTS rings (
   bodies_shed INTEGER NOT NULL, large_bodies_shed INTEGER NOT NULL, lost INTEGER NOT NULL,
   PRIMARY KEY (slot, generation)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+  id TEXT PRIMARY KEY,
+  ts_us INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  budget_id TEXT NOT NULL, budget TEXT NOT NULL, subject TEXT NOT NULL,
+  window_start_s INTEGER NOT NULL, window_end_s INTEGER,
+  cap_nusd INTEGER,
+  credits_nusd INTEGER NOT NULL, spent_nusd INTEGER NOT NULL, held_nusd INTEGER NOT NULL,
+  overrun_nusd INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS events_ts_us ON events (ts_us);
 """
 
 

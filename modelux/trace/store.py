@@ -15,6 +15,7 @@ import zstandard
 
 from modelux.errors import StoreError
 from modelux.trace.bodies import PART_BYTES_MAX, BodyPlace, BodyWriter
+from modelux.trace.events import BudgetEvent, insert_events
 from modelux.trace.facts import Facts, parse_facts
 from modelux.trace.files import BodyPart, TraceFiles, day_of, hour_of
 from modelux.trace.record import RecordError, Trace
@@ -140,6 +141,25 @@ class TraceStore:
             )
         except sqlite3.Error as failure:
             raise StoreError(f"traces: {failure}") from failure
+
+    def add_events(self, events: Sequence[BudgetEvent], now_us: UnixUs) -> None:
+        """Keep what happened to budgets, each event once however often it is said.
+
+        Raises:
+            StoreError: They cannot be written; some of them may be stored.
+        """
+        by_day: dict[int, list[BudgetEvent]] = {}
+        for event in events:
+            by_day.setdefault(day_of(event.ts_us), []).append(event)
+        for day, some in by_day.items():
+            path = self._files.day_path(day)
+            try:
+                insert_events(self._day(day), some)
+            except sqlite3.Error as failure:
+                # A damaged day goes out of the way, and the same events come again.
+                if is_damaged(failure):
+                    self._set_aside(day, str(failure), now_us)
+                raise StoreError(f"{path}: {failure}") from failure
 
     def ring_counts(self) -> dict[str, int]:
         """Return the sums over all drained rings that are remembered."""

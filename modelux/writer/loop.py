@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, final
 
 from modelux._native import Cells, Redactor
+from modelux.clock import mono_us
 from modelux.errors import StoreError
 from modelux.log import Log
 from modelux.store.layout import CELLS_FILE, METRICS_FILE, boot_id
@@ -21,11 +22,13 @@ from modelux.trace.retention import Retention
 from modelux.trace.store import Stored, TraceStore
 from modelux.trace.totals import encode_metrics
 from modelux.units import US_PER_MS, US_PER_S, MonoUs, UnixUs
+from modelux.writer.events import EventCourier
 from modelux.writer.options import WriterOptions
 from modelux.writer.rings import RECORDS_A_RING_MAX, Rings
 
 DISCOVER_US: Final = 100 * US_PER_MS
 METRICS_US: Final = 500 * US_PER_MS
+EVENTS_US: Final = 500 * US_PER_MS
 RETENTION_US: Final = 60 * US_PER_S
 COMPLAINT_US: Final = 10 * US_PER_S
 """A disk that stays full is said once in a while, not fifty times a second."""
@@ -59,6 +62,7 @@ class TraceWriter:
             on_damage=lambda what: log.error("trace_day_damaged", what=what),
         )
         self._store.load_totals()
+        self._courier = EventCourier(data_dir, self._store)
         self._retention = Retention(self._store, files, options.retention)
         self._size_look_bytes = max(1, options.retention.trace_max_bytes // SIZE_LOOKS)
         this_boot = boot_id() if options.boot_id is None else options.boot_id
@@ -70,6 +74,7 @@ class TraceWriter:
         self._newest_us = 0
         self._behind_since_us = 0
         self._next_discover_us = self._next_metrics_us = self._next_retention_us = MonoUs(0)
+        self._next_events_us = MonoUs(0)
         self._looked_at_bytes = 0
         self._complained_us = MonoUs(-COMPLAINT_US)
         self._is_frozen = False
@@ -100,7 +105,10 @@ class TraceWriter:
         return taken >= RECORDS_A_RING_MAX // 2
 
     def tidy(self, now_us: MonoUs) -> None:
-        """Tell the metrics and apply the retention, where it is time to."""
+        """Tell the metrics, store events and apply the retention, where it is time to."""
+        if now_us >= self._next_events_us:
+            self._next_events_us = MonoUs(now_us + EVENTS_US)
+            self._carry_events(now_us)
         if now_us >= self._next_metrics_us and not self._is_frozen:
             self._next_metrics_us = MonoUs(now_us + METRICS_US)
             self._tell()
@@ -131,7 +139,9 @@ class TraceWriter:
         return self._rings.has_owner()
 
     def close(self) -> None:
-        """Tell the metrics a last time and close every file."""
+        """Store events, tell the metrics a last time and close every file."""
+        self._carry_events(mono_us())
+        self._courier.close()
         if not self._is_frozen:
             self._tell()
         self._rings.close()
@@ -212,6 +222,13 @@ class TraceWriter:
             fresh.replace(path)
         except OSError as failure:
             self._log.warning("metrics_not_written", why=str(failure))
+
+    def _carry_events(self, now_us: MonoUs) -> None:
+        try:
+            self._courier.carry(self._unix_us())
+        except StoreError as failure:
+            # They wait in the ledger's copy; traces go on.
+            self.complain(failure, now_us)
 
     def _apply_retention(self) -> None:
         try:

@@ -12,10 +12,11 @@ from modelux.store.env import create_env
 from modelux.store.layout import STAMP_FILE, STATE_MAP_FILE
 from modelux.store.snapshot import SnapshotReader, SnapshotStore
 from modelux.store.state import (
+    SLOTS_BYTES,
     StateSizes,
     default_state_dir,
+    generation_max,
     prepare_state_dir,
-    ring_generation_max,
 )
 
 SMALL = StateSizes(workers=1, ring_bytes=MIB, map_bytes=MIB)
@@ -39,7 +40,19 @@ def test_two_names_of_one_data_dir_share_one_state_dir(tmp_path: Path) -> None:
 def test_without_a_size_the_map_is_at_most_64_mib(tmp_path: Path) -> None:
     sizes = replace(SMALL, map_bytes=0)
     chosen = prepare_state_dir(tmp_path, None, sizes, tmp_path / "shm")
-    assert MIB <= chosen.map_bytes <= 64 * MIB
+    assert MIB <= chosen.ledger_bytes <= 64 * MIB
+    assert MIB <= chosen.map_bytes <= 16 * MIB
+
+
+def test_both_maps_rings_and_slots_have_to_fit(tmp_path: Path) -> None:
+    """What is preallocated later must not find the mount full: a mapped hole is a SIGBUS."""
+    free = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    for sizes in (
+        replace(SMALL, map_bytes=free - 16 * MIB),
+        replace(SMALL, workers=free // (2 * SLOTS_BYTES)),
+    ):
+        with pytest.raises(StoreError, match="MiB are needed"):
+            prepare_state_dir(tmp_path, tmp_path / "mine", sizes)
 
 
 def test_a_map_that_fits_nowhere_is_refused_with_the_sizes(tmp_path: Path) -> None:
@@ -108,8 +121,21 @@ def test_what_another_boot_or_layout_left_is_removed_but_for_the_rings(
     assert (path / "ring.0.7").read_bytes() == b"undrained"
 
 
-def test_the_largest_ring_generation_is_found_among_other_files(tmp_path: Path) -> None:
-    assert ring_generation_max(tmp_path) == 0
+def test_the_largest_generation_is_found_among_other_files(tmp_path: Path) -> None:
+    assert generation_max(tmp_path) == 0
     for name in ("ring.0.3", "ring.1.12", "ring.x.99", "ring.0", "stamp", "ring.0.5.tmp"):
         (tmp_path / name).write_bytes(b"")
-    assert ring_generation_max(tmp_path) == 12
+    assert generation_max(tmp_path) == 12
+    for name in ("slots.13", "slots.14.new", "slots.x", "slots"):
+        (tmp_path / name).write_bytes(b"")
+    assert generation_max(tmp_path) == 13
+
+
+def test_the_ledger_and_its_slots_are_left_for_another_judge(tmp_path: Path) -> None:
+    path = prepare_state_dir(tmp_path, tmp_path / "mine", SMALL).path
+    (path / "ledger.mdb").write_bytes(b"money")
+    (path / "slots.3").write_bytes(b"holds")
+    (path / STAMP_FILE).write_text("{}")
+    prepare_state_dir(tmp_path, tmp_path / "mine", SMALL)
+    assert (path / "ledger.mdb").read_bytes() == b"money"
+    assert (path / "slots.3").read_bytes() == b"holds"

@@ -8,6 +8,7 @@ from modelux.supervisor.heartbeat import (
     OWN_GAP_US,
     START_US,
     HeartbeatWatch,
+    Lock,
     Pulse,
 )
 from modelux.units import US_PER_S, MonoUs
@@ -17,8 +18,8 @@ TICK_US = US_PER_S // 10
 BEGIN = MonoUs(1_000 * US_PER_S)
 
 
-def pulse(slot: int, beat_us: int, *, stopped: bool = False) -> Pulse:
-    return Pulse(slot=slot, started_us=BEGIN, beat_us=beat_us, is_stopped=stopped)
+def pulse(slot: int, beat_us: int, *, stopped: bool = False, lock: Lock = Lock.NONE) -> Pulse:
+    return Pulse(slot=slot, started_us=BEGIN, beat_us=beat_us, is_stopped=stopped, lock=lock)
 
 
 def killed(watch: HeartbeatWatch, until_us: int, pulses: list[Pulse]) -> list[tuple[int, int]]:
@@ -53,6 +54,32 @@ def test_a_stopped_process_goes_before_one_that_may_only_wait_for_it() -> None:
     watch = HeartbeatWatch(TIMEOUT_US, BEGIN)
     late = [pulse(0, BEGIN - 1), pulse(1, BEGIN), pulse(2, BEGIN, stopped=True)]
     assert [slot for slot, _ in killed(watch, 10 * US_PER_S, late)] == [2, 0, 1]
+
+
+def test_whoever_holds_the_ledgers_lock_goes_first_and_who_waits_for_it_last() -> None:
+    watch = HeartbeatWatch(TIMEOUT_US, BEGIN)
+    late = [
+        pulse(0, BEGIN - 1, lock=Lock.WAITS),
+        pulse(1, BEGIN, stopped=True),
+        pulse(2, BEGIN, lock=Lock.HOLDS),
+        pulse(3, BEGIN),
+        pulse(4, BEGIN, stopped=True, lock=Lock.WAITS),
+    ]
+    kills = killed(watch, 10 * US_PER_S, late)
+    assert [slot for slot, _ in kills] == [2, 1, 4, 3, 0]
+
+
+def test_who_only_waited_lives_when_it_moves_after_the_kill_of_the_holder() -> None:
+    watch = HeartbeatWatch(TIMEOUT_US, BEGIN)
+    waiting = pulse(0, BEGIN, lock=Lock.WAITS)
+    holding = pulse(1, BEGIN, stopped=True, lock=Lock.HOLDS)
+    for now in range(BEGIN, BEGIN + TIMEOUT_US, TICK_US):
+        assert watch.judge(MonoUs(now), [waiting, holding]) is None
+    assert watch.judge(MonoUs(BEGIN + TIMEOUT_US), [waiting, holding]) == holding
+    moved_us = BEGIN + TIMEOUT_US + MOVE_US - TICK_US
+    for now in range(BEGIN + TIMEOUT_US, BEGIN + 2 * TIMEOUT_US, TICK_US):
+        moved = pulse(0, moved_us) if now >= moved_us else waiting
+        assert watch.judge(MonoUs(now), [moved]) is None
 
 
 def test_after_a_gap_in_its_own_clock_everybody_gets_a_whole_timeout() -> None:

@@ -45,3 +45,12 @@ def test_damage_is_told_from_other_failures(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError) as other:
         open_day(tmp_path / "no" / "such" / "folder.db")
     assert not is_damaged(other.value)
+
+
+def test_a_day_from_before_events_gets_its_missing_tables(tmp_path: Path) -> None:
+    path = tmp_path / "day.db"
+    with contextlib.closing(open_day(path)) as day:
+        day.execute("DROP TABLE events")
+        day.execute("PRAGMA user_version = 1")
+    with contextlib.closing(open_day(path)) as day:
+        assert day.execute("SELECT count(*) FROM events").fetchone() == (0,)

@@ -6,6 +6,9 @@ import pytest
 from modelux._native import Cells, RingWriter
 from modelux.errors import StoreError
 from modelux.log import Log
+from modelux.store.copy import LedgerCopy
+from modelux.store.row import LedgerRow, row_key
+from modelux.trace.events import EventKind, load_events
 from modelux.trace.files import trace_files
 from modelux.trace.query import LogFilter, TraceQuery
 from modelux.units import MonoUs, UnixUs
@@ -291,3 +294,28 @@ def test_retention_is_applied_when_its_time_has_come(place: Place) -> None:
     writer.tidy(MonoUs(T0 + 61_000_000))
     assert list(bodies.iterdir()) == []
     assert "traces_dropped" in place.events()
+
+
+def test_events_are_stored_with_the_next_tidying_and_a_broken_copy_stops_no_trace(
+    place: Place,
+) -> None:
+    copy = LedgerCopy(place.data)
+    row = LedgerRow(row_key(bytes(16), bytes(16), 0), "", None, spent_nusd=1, flags=1)
+    copy.write([row], {}, UnixUs(place.now_us))
+    writer = place.writer()
+    writer.tidy(T0)
+    found = load_events(trace_files(place.data), 0, NOON + 1, 10)
+    assert [event.kind for event in found] == [EventKind.THRESHOLD_REACHED]
+    writer.close()
+    copy.close()
+    for path in place.data.glob("ledger.db*"):
+        path.unlink()
+    (place.data / "ledger.db").write_bytes(b"torn" * 4_096)
+    ring = place.ring()
+    ring.append(traces.meta(0))
+    writer = place.writer()
+    run_until_idle(writer)
+    writer.tidy(T0)
+    assert place.stored() == [0]
+    assert place.events().count("traces_not_stored") == 1
+    writer.close()
