@@ -94,6 +94,17 @@ fn streams(criterion: &mut Criterion) {
             });
         });
     }
+    let mut follower = Follower::new(false);
+    follower.count_text(true);
+    let mut out = Vec::new();
+    follower.feed(CHUNK.as_bytes(), &mut out);
+    group.bench_function("looked at, its text counted", |bencher| {
+        bencher.iter(|| {
+            out.clear();
+            follower.feed(black_box(CHUNK.as_bytes()), &mut out);
+            black_box(out.len())
+        });
+    });
     group.bench_function("new follower", |bencher| {
         bencher.iter(|| black_box(Follower::new(black_box(true))));
     });

@@ -5,6 +5,9 @@
 //! that follows the first byte that is not JSON.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use crate::json::{Cursor, Figure, JsonFault, Kind, Span, Text};
 
@@ -62,25 +65,40 @@ fn bytes_saved(raw: &[u8]) -> u64 {
 /// `data` may end anywhere and may be no JSON at all.
 #[inline]
 pub(crate) fn each_piece<'b>(data: &'b [u8], visit: impl FnMut(Piece<'b>)) {
-    let mut walk = Walk {
-        cursor: Cursor::new(data),
-        visit,
-        choice: 0,
-        part: 0,
-        field: b"",
-        text_start: None,
-        has_choices: false,
-        is_known: false,
-    };
+    let mut walk = Walk::new(data, visit);
     match walk.answer() {
         // An object that is none of ours: whatever it is, it came instead of text.
         Ok(()) if !walk.has_choices && !walk.is_known => walk.piece(data, false),
         Ok(()) => {}
-        Err(fault) => {
-            let rest = walk.text_start.map_or(fault.at, |quote| quote + 1);
-            walk.piece(data.get(rest..).unwrap_or_default(), false);
-        }
+        Err(fault) => walk.rest(data, fault),
     }
+}
+
+static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"delta\""));
+
+/// Bytes of what a model wrote in one event of a stream: no fewer than the tokens of it.
+///
+/// The usual event is not parsed: only its deltas are, wherever they stand. As with the words
+/// that `sse` looks for, an event is none that spells `delta` with an escape.
+pub(crate) fn text_bytes(data: &[u8]) -> u64 {
+    let mut bytes = 0;
+    let mut is_found = false;
+    let mut rest = data;
+    while let Some(at) = DELTA.find(rest) {
+        rest = &rest[at + DELTA.needle().len()..];
+        let Some(value) = rest.trim_ascii_start().strip_prefix(b":") else { continue };
+        is_found = true;
+        let mut walk = Walk::new(value, |piece: Piece<'_>| bytes += piece.text_len());
+        if let Err(fault) = walk.texts() {
+            walk.rest(value, fault);
+            return bytes;
+        }
+        rest = &value[walk.cursor.at()..];
+    }
+    if !is_found {
+        each_piece(data, |piece| bytes += piece.text_len());
+    }
+    bytes
 }
 
 struct Walk<'b, V> {
@@ -97,6 +115,25 @@ struct Walk<'b, V> {
 }
 
 impl<'b, V: FnMut(Piece<'b>)> Walk<'b, V> {
+    fn new(data: &'b [u8], visit: V) -> Self {
+        Self {
+            cursor: Cursor::new(data),
+            visit,
+            choice: 0,
+            part: 0,
+            field: b"",
+            text_start: None,
+            has_choices: false,
+            is_known: false,
+        }
+    }
+
+    /// All of `data` from the text on that a fault broke off, else from the fault on.
+    fn rest(&mut self, data: &'b [u8], fault: JsonFault) {
+        let start = self.text_start.map_or(fault.at, |quote| quote + 1);
+        self.piece(data.get(start..).unwrap_or_default(), false);
+    }
+
     fn piece(&mut self, raw: &'b [u8], is_escaped: bool) {
         if !raw.is_empty() {
             let (choice, part, field) = (self.choice, self.part, self.field);
@@ -242,6 +279,7 @@ mod tests {
     fn bytes(data: &str) -> u64 {
         let mut sum = 0;
         each_piece(data.as_bytes(), |piece| sum += piece.text_len());
+        assert_eq!(text_bytes(data.as_bytes()), sum, "{data}");
         sum
     }
 
@@ -310,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_follows_a_fault_counts() {
-        assert_eq!(bytes(r#"{"choices":[{"delta":{"content":"ab"},]}rest"#), 2 + 6);
+        assert_eq!(bytes(r#"{"choices":[{"delta":{"content":"ab",]}rest"#), 2 + 6);
     }
 
     #[test]

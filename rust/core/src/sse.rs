@@ -18,7 +18,7 @@ use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-use crate::generated::each_piece;
+use crate::generated::text_bytes;
 use crate::json::{Cursor, JsonFault, Kind};
 use crate::usage::{Report, Usage};
 
@@ -245,9 +245,10 @@ impl Follower {
         // Half an event is no content: nobody who reads events would see it.
         if look.is_readable {
             self.learn(&look, &event);
-        } else if self.counts_text {
-            // But the model wrote it.
-            self.text_bytes += text_bytes_of(&event);
+        }
+        // But the model wrote it.
+        if !self.is_oversize {
+            self.count_text_of(&look, &event);
         }
         if look.is_usage_event && !self.is_released && event.len() <= HOLD_BYTES_MAX {
             self.usage_events_cut += 1;
@@ -397,8 +398,8 @@ impl Follower {
             look_at(event, !self.content_seen)
         };
         self.learn(&look, event);
-        if self.counts_text && !is_oversize && !look.is_done && !look.is_error {
-            self.text_bytes += text_bytes_of(event);
+        if !is_oversize {
+            self.count_text_of(&look, event);
         }
 
         self.is_lf_cut = false;
@@ -419,6 +420,12 @@ impl Follower {
         self.is_oversize = false;
         self.is_released = !self.cut_usage;
         self.watch = Watch::new();
+    }
+
+    fn count_text_of(&mut self, look: &Look, event: &[u8]) {
+        if self.counts_text && !look.is_done && !look.is_error {
+            self.text_bytes += text_bytes_of(event);
+        }
     }
 
     /// Count bytes of an event that is too large to be looked at: all could be text.
@@ -509,14 +516,10 @@ pub(crate) fn each_data(stream: &[u8], mut visit: impl FnMut(&[u8])) {
 
 /// Bytes of what the model wrote in one event, whole or cut.
 fn text_bytes_of(event: &[u8]) -> u64 {
-    let mut bytes = 0;
-    let mut count = |data| each_piece(trim(data), |piece| bytes += piece.text_len());
-    if let Some(data) = only_data_line(event) {
-        count(data);
-    } else if let Some(data) = Fields::of(event).data {
-        count(&data);
+    match only_data_line(event) {
+        Some(data) => text_bytes(trim(data)),
+        None => Fields::of(event).data.map_or(0, |data| text_bytes(trim(&data))),
     }
-    bytes
 }
 
 /// The data of an event that is one `data:` line and a blank one, as nearly all are.
