@@ -11,6 +11,9 @@ use memchr::memmem::Finder;
 
 use crate::json::{Cursor, Figure, JsonFault, Kind, Span, Text};
 
+/// Around the call of a tool, beside its name and arguments: 10 to 14 were measured.
+const CALL_TOKENS: u64 = 16;
+
 /// One piece of what a model wrote.
 ///
 /// The pieces of one choice, part and field, put together, are one text.
@@ -38,6 +41,16 @@ impl<'b> Piece<'b> {
     pub(crate) fn text_len(&self) -> u64 {
         let saved = if self.is_escaped { bytes_saved(self.raw) } else { 0 };
         self.raw.len() as u64 - saved
+    }
+
+    /// No fewer than the tokens that were generated for it.
+    pub(crate) fn most_tokens(&self) -> u64 {
+        self.text_len() + self.frame_tokens()
+    }
+
+    /// Tokens that came with the text and are not shown.
+    pub(crate) fn frame_tokens(&self) -> u64 {
+        if self.field == b"name" { CALL_TOKENS } else { 0 }
     }
 }
 
@@ -76,7 +89,8 @@ pub(crate) fn each_piece<'b>(data: &'b [u8], visit: impl FnMut(Piece<'b>)) {
 
 static DELTA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"delta\""));
 
-/// Bytes of what a model wrote in one event of a stream: no fewer than the tokens of it.
+/// Bytes of what a model wrote in one event of a stream, and the frames of calls: no fewer than
+/// its tokens.
 ///
 /// The usual event is not parsed: only its deltas are, wherever they stand. As with the words
 /// that `sse` looks for, an event is none that spells `delta` with an escape.
@@ -88,7 +102,7 @@ pub(crate) fn text_bytes(data: &[u8]) -> u64 {
         rest = &rest[at + DELTA.needle().len()..];
         let Some(value) = rest.trim_ascii_start().strip_prefix(b":") else { continue };
         is_found = true;
-        let mut walk = Walk::new(value, |piece: Piece<'_>| bytes += piece.text_len());
+        let mut walk = Walk::new(value, |piece: Piece<'_>| bytes += piece.most_tokens());
         if let Err(fault) = walk.texts() {
             walk.rest(value, fault);
             return bytes;
@@ -96,7 +110,7 @@ pub(crate) fn text_bytes(data: &[u8]) -> u64 {
         rest = &value[walk.cursor.at()..];
     }
     if !is_found {
-        each_piece(data, |piece| bytes += piece.text_len());
+        each_piece(data, |piece| bytes += piece.most_tokens());
     }
     bytes
 }
@@ -278,7 +292,7 @@ mod tests {
 
     fn bytes(data: &str) -> u64 {
         let mut sum = 0;
-        each_piece(data.as_bytes(), |piece| sum += piece.text_len());
+        each_piece(data.as_bytes(), |piece| sum += piece.most_tokens());
         assert_eq!(text_bytes(data.as_bytes()), sum, "{data}");
         sum
     }
@@ -302,7 +316,7 @@ mod tests {
                 (2, 1, "text", "e"),
             ]
         );
-        assert_eq!(bytes(data), 2 + 2 + 3 + 7 + 1);
+        assert_eq!(bytes(data), 2 + 2 + (3 + 16) + 7 + 1);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 use memchr::memmem::Finder;
 
 use crate::generated::text_bytes;
-use crate::json::{Cursor, JsonFault, Kind};
+use crate::json::{Cursor, Figure, JsonFault, Kind};
 use crate::usage::{Report, Usage};
 
 /// A larger event is relayed but not looked at; this and the next two as `limits.py` says.
@@ -97,6 +97,10 @@ pub struct Follower {
     done_seen: bool,
     finish_reason_seen: bool,
     usage: Option<Usage>,
+    /// Reported inside a choice.
+    choice_usage: Option<Usage>,
+    /// There is more than one choice, so that what one of them reports is not all.
+    has_other_choice: bool,
     error: Option<Vec<u8>>,
     output_events: u64,
     usage_events_cut: u64,
@@ -126,6 +130,8 @@ impl Follower {
             done_seen: false,
             finish_reason_seen: false,
             usage: None,
+            choice_usage: None,
+            has_other_choice: false,
             error: None,
             output_events: 0,
             usage_events_cut: 0,
@@ -273,7 +279,7 @@ impl Follower {
     /// Usage as last reported; a later report can only raise it.
     #[must_use]
     pub fn usage(&self) -> Option<Usage> {
-        self.usage
+        raised(self.choice_usage.filter(|_| !self.has_other_choice), self.usage)
     }
 
     /// Whether `[DONE]` came.
@@ -312,9 +318,9 @@ impl Follower {
         self.usage_events_cut
     }
 
-    /// Bytes of what the model wrote: content, reasoning, refusals, calls of tools. No fewer than
-    /// the tokens of it; what is no event of the protocol counts whole. 0 where text is not
-    /// [counted](Self::count_text).
+    /// Bytes of what the model wrote: content, reasoning, refusals, calls of tools, each with 16
+    /// for its frame. No fewer than the tokens that this took; what is no event of the protocol
+    /// counts whole. 0 where text is not [counted](Self::count_text).
     #[must_use]
     pub fn text_bytes(&self) -> u64 {
         self.text_bytes
@@ -445,9 +451,9 @@ impl Follower {
         if self.error.is_none() {
             self.content_seen |= look.is_content || look.is_done || look.has_finish_reason;
         }
-        if let Some(later) = look.usage {
-            self.usage = Some(self.usage.map_or(later, |earlier| earlier.raised_by(later)));
-        }
+        self.usage = raised(self.usage, look.usage);
+        self.choice_usage = raised(self.choice_usage, look.choice_usage);
+        self.has_other_choice |= look.has_other_choice;
         if look.is_error {
             if self.error.is_none() {
                 let mut data = data_of(event);
@@ -457,6 +463,13 @@ impl Follower {
         } else if self.content_seen && !look.is_done && !look.is_usage_event {
             self.output_events += 1;
         }
+    }
+}
+
+fn raised(earlier: Option<Usage>, later: Option<Usage>) -> Option<Usage> {
+    match (earlier, later) {
+        (Some(earlier), Some(later)) => Some(earlier.raised_by(later)),
+        (earlier, later) => later.or(earlier),
     }
 }
 
@@ -475,6 +488,8 @@ struct Look {
     /// `choices` is `[]` and `usage` an object: what cut mode leaves out.
     is_usage_event: bool,
     usage: Option<Usage>,
+    choice_usage: Option<Usage>,
+    has_other_choice: bool,
 }
 
 /// Look at a whole event. `for_content`: parse it in any case, to tell whether it has content.
@@ -632,6 +647,9 @@ fn is_key_of(data: &[u8], needle: &Finder<'_>, first: u8) -> bool {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 struct Chunk {
     report: Report,
+    /// Moonshot reports usage inside the choice that ends.
+    choice_report: Report,
+    has_other_choice: bool,
     has_members: bool,
     has_choices: bool,
     /// `choices` stands there, always as `[]`.
@@ -692,6 +710,8 @@ impl Chunk {
             has_finish_reason: !self.is_error && self.has_finish_reason,
             is_usage_event,
             usage: self.report.usage(),
+            choice_usage: self.choice_report.usage(),
+            has_other_choice: self.has_other_choice,
         }
     }
 
@@ -732,6 +752,13 @@ impl Chunk {
                     }
                 }
                 b"text" => self.has_choice_content |= !skip_empty(cursor)?,
+                b"index" => {
+                    self.has_other_choice |=
+                        !matches!(cursor.figure()?, Figure::Count(0) | Figure::Null);
+                }
+                b"usage" => {
+                    self.choice_report.read_member(b"usage", cursor)?;
+                }
                 b"finish_reason" => self.has_finish_reason |= !skip_empty(cursor)?,
                 _ => {
                     cursor.skip()?;

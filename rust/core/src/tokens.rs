@@ -357,15 +357,17 @@ impl<'b> Count<'b> {
 ///
 /// `body` must be all that came of it, as it came. Counted where the vocabulary is exact and
 /// loaded and the text has at most [`LOOP_TEXT_BYTES_MAX`] bytes; else a token a byte of text.
+/// Each call of a tool adds 16 for its frame, which no text shows.
 #[must_use]
 pub fn relayed_tokens(body: &[u8], is_sse: bool, vocabulary: Option<Vocabulary>) -> u64 {
     let vocabulary = vocabulary.filter(|&vocabulary| is_loaded(vocabulary));
-    let mut bytes = 0;
+    let (mut bytes, mut frames) = (0, 0);
     // Each text of the answer, put together from its pieces, by where it stands.
     let mut texts: BTreeMap<(u64, u64, Vec<u8>), Vec<u8>> = BTreeMap::new();
     let mut look_at = |data: &[u8]| {
         each_piece(data, |piece| {
             bytes += piece.text_len();
+            frames += piece.frame_tokens();
             if vocabulary.is_some() && bytes <= LOOP_TEXT_BYTES_MAX {
                 let place = (piece.choice, piece.part, piece.field.to_vec());
                 texts.entry(place).or_default().extend_from_slice(&piece.text());
@@ -381,8 +383,8 @@ pub fn relayed_tokens(body: &[u8], is_sse: bool, vocabulary: Option<Vocabulary>)
         Some(vocabulary) if bytes <= LOOP_TEXT_BYTES_MAX => texts
             .values()
             .map(|text| count_text(&String::from_utf8_lossy(text), vocabulary))
-            .sum(),
-        _ => bytes,
+            .fold(frames, u64::saturating_add),
+        _ => frames + bytes,
     }
 }
 

@@ -114,7 +114,7 @@ proptest! {
             let json = serde_json::to_string(text).unwrap();
             if is_ascii { escaped(&json) } else { json }
         };
-        let stream: String = texts
+        let stream = texts
             .iter()
             .enumerate()
             .map(|(at, text)| {
@@ -128,7 +128,8 @@ proptest! {
                 };
                 format!("data: {{\"choices\":[{choice}]}}{line_end}{line_end}")
             })
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         let seen = follow(stream.as_bytes().chunks(size), false);
         let bytes: usize = texts.iter().map(String::len).sum();
         let (least, most) = if is_ascii { (bytes, bytes * 2) } else { (bytes, bytes) };
@@ -165,6 +166,34 @@ fn escaped(json: &str) -> String {
             _ => format!("\\u{unit:04x}"),
         })
         .collect()
+}
+
+#[test]
+fn usage_inside_a_choice_counts_where_there_is_one_choice() {
+    let end = |index: &str, figures: &str| {
+        format!(
+            "data: {{\"choices\":[{{\"index\":{index},\"delta\":{{}},\"finish_reason\":\"stop\",\
+             \"usage\":{{{figures}}}}}]}}\n\n"
+        )
+    };
+    let usage = |stream: String| {
+        let seen = follow(std::iter::once(stream.as_bytes()), true);
+        assert_eq!(seen.relayed, stream.as_bytes());
+        seen.usage.map(|usage| (usage.input_sum(), usage.output_sum()))
+    };
+    let one = end("0", r#""prompt_tokens":19,"completion_tokens":13,"total_tokens":32"#);
+    assert_eq!(usage(one.clone()), Some((19, 13)));
+    let lower = r#""prompt_tokens":1,"completion_tokens":1"#;
+    assert_eq!(usage(one.clone() + &end("0", lower)), Some((19, 13)));
+    assert_eq!(usage(end("0", lower) + &one), Some((19, 13)));
+    // Each of several tells of its own output only.
+    assert_eq!(usage(one.clone() + &end("1", lower)), None);
+    assert_eq!(usage(end("1", lower)), None);
+    let both =
+        format!("{one}data: {{\"choices\":[{{\"index\":1}}],\"usage\":{{{lower}}}}}\n\n");
+    assert_eq!(usage(both), Some((1, 1)));
+    let void = end("0", r#""prompt_tokens":-1,"completion_tokens":1"#);
+    assert_eq!(usage(void), None);
 }
 
 #[test]

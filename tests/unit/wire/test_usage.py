@@ -172,3 +172,108 @@ def test_usage_twice_in_one_answer_can_only_raise() -> None:
         read = _native.usage_of_answer(f"{{{reports}}}".encode())
         assert read is not None
         assert read.input_tokens == 9
+
+
+REPORT: Final = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt_tokens": FIGURES,
+        "completion_tokens": FIGURES,
+        "total_tokens": FIGURES,
+        "prompt_tokens_details": st.one_of(DETAILS, FIGURES),
+        "completion_tokens_details": st.one_of(DETAILS, FIGURES),
+    },
+)
+PLACES: Final = st.sampled_from(["usage", "x_groq", "choice", "timings"])
+
+
+def event(place: str, figures: Json) -> bytes:
+    """An event that reports these figures in one of the places where providers do."""
+    choice: dict[str, Json] = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    chunk: dict[str, Json] = {"choices": [choice]}
+    match place:
+        case "choice":
+            choice["usage"] = figures
+        case "x_groq":
+            chunk["x_groq"] = {"id": "r", "usage": figures}
+        case _:
+            chunk[place] = figures
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+@given(reports=st.lists(st.tuples(PLACES, st.one_of(REPORT, FIGURES)), max_size=6))
+def test_no_report_in_a_stream_lowers_what_came_before(
+    reports: list[tuple[str, Json]],
+) -> None:
+    follower = _native.SseFollower(cut_usage=False)
+    most_input = most_output = 0
+    for place, figures in reports:
+        before = follower.usage
+        follower.feed(event(place, figures))
+        after = follower.usage
+        if before is not None:
+            assert after is not None
+        if (alone := usage(figures)) is not None and place != "timings":
+            most_input = max(most_input, input_sum(alone))
+            most_output = max(most_output, output_sum(alone))
+        if after is not None:
+            assert input_sum(after) >= most_input
+            assert output_sum(after) >= most_output
+
+
+LIES: Final[list[Json]] = [
+    *({"prompt_tokens": lie, "completion_tokens": 7} for lie in (-5, "5", 5.0, 2**62, True)),
+    *({"prompt_tokens": 5, "completion_tokens": lie} for lie in (-7, "7", 7.5, 2**41, [])),
+    *({"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": n} for n in (-1, "12")),
+    {
+        "prompt_tokens": 5,
+        "completion_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": -1},
+    },
+    {"prompt_tokens": 5, "completion_tokens": float("nan")},
+    {"prompt_tokens": 5, "completion_tokens": float("inf")},
+    {"prompt_tokens": 5, "completion_tokens": None},
+    {},
+    None,
+    "5",
+    0,
+]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_beside_the_truth_changes_nothing(lie: Json) -> None:
+    truth: Json = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+    assert usage(lie) is None
+    for reports in ([truth, lie], [lie, truth], [lie, truth, lie]):
+        follower = _native.SseFollower(cut_usage=False)
+        for report in reports:
+            follower.feed(event("usage", report))
+        assert follower.usage == usage(truth)
+
+
+def test_zeros_after_the_truth_lower_nothing() -> None:
+    follower = _native.SseFollower(cut_usage=False)
+    zeros: Json = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    follower.feed(event("usage", zeros))
+    assert follower.usage == usage(zeros)
+    follower.feed(event("usage", {"prompt_tokens": 5, "completion_tokens": 7}))
+    follower.feed(event("usage", zeros))
+    read = follower.usage
+    assert read is not None
+    assert (input_sum(read), output_sum(read)) == (5, 7)
+
+
+def test_details_that_exceed_their_side_are_charged_beside_it() -> None:
+    read = usage(
+        {
+            "prompt_tokens": 10,
+            "completion_tokens": 3,
+            "total_tokens": 13,
+            "prompt_tokens_details": {"cached_tokens": 40},
+            "completion_tokens_details": {"reasoning_tokens": 50},
+        }
+    )
+    assert read is not None
+    assert (read.cached_tokens, read.reasoning_tokens) == (40, 50)
+    assert input_sum(read) >= 10
+    assert output_sum(read) >= 3
