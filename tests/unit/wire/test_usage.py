@@ -221,18 +221,20 @@ def test_no_report_in_a_stream_lowers_what_came_before(
             assert output_sum(after) >= most_output
 
 
+def of(prompt: Json, completion: Json, total: Json = None) -> Json:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": total}
+
+
 LIES: Final[list[Json]] = [
-    *({"prompt_tokens": lie, "completion_tokens": 7} for lie in (-5, "5", 5.0, 2**62, True)),
-    *({"prompt_tokens": 5, "completion_tokens": lie} for lie in (-7, "7", 7.5, 2**41, [])),
-    *({"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": n} for n in (-1, "12")),
+    *[of(lie, 7) for lie in (-5, "5", 5.0, 2**62, True)],
+    *[of(5, lie) for lie in (-7, "7", 7.5, 2**41, float("nan"), float("inf"), None)],
+    *[of(5, 7, lie) for lie in (-1, "12", 2**62)],
     {
         "prompt_tokens": 5,
         "completion_tokens": 7,
         "prompt_tokens_details": {"cached_tokens": -1},
     },
-    {"prompt_tokens": 5, "completion_tokens": float("nan")},
-    {"prompt_tokens": 5, "completion_tokens": float("inf")},
-    {"prompt_tokens": 5, "completion_tokens": None},
+    of(None, None, None),
     {},
     None,
     "5",
