@@ -110,6 +110,16 @@ pub enum Cell {
     WorkerPid(u32),
     /// Requests refused because a worker had `max_in_flight` already.
     Overloaded(u32),
+    /// Whether a worker waits for the ledger's lock or holds it (`LEDGER_*`).
+    LedgerState(u32),
+    /// µs that a worker has waited for the ledger's lock.
+    LedgerWaitUs(u32),
+    /// The longest of these waits, in µs.
+    LedgerWaitMaxUs(u32),
+    /// µs that a worker has held the ledger's lock.
+    LedgerHeldUs(u32),
+    /// Write transactions that a worker has made in the ledger.
+    LedgerTurns(u32),
 }
 
 /// What [`Cells::take`] found.
@@ -342,6 +352,11 @@ impl Cells {
             Cell::WorkerSnapshot(slot) => at_slot(slot, 5),
             Cell::WorkerPid(slot) => at_slot(slot, 6),
             Cell::Overloaded(slot) => at_slot(slot, 7),
+            Cell::LedgerState(slot) => at_slot(slot, 8),
+            Cell::LedgerWaitUs(slot) => at_slot(slot, 9),
+            Cell::LedgerWaitMaxUs(slot) => at_slot(slot, 10),
+            Cell::LedgerHeldUs(slot) => at_slot(slot, 11),
+            Cell::LedgerTurns(slot) => at_slot(slot, 12),
         }
     }
 }
@@ -399,6 +414,11 @@ mod tests {
                 Cell::WorkerSnapshot(slot),
                 Cell::WorkerPid(slot),
                 Cell::Overloaded(slot),
+                Cell::LedgerState(slot),
+                Cell::LedgerWaitUs(slot),
+                Cell::LedgerWaitMaxUs(slot),
+                Cell::LedgerHeldUs(slot),
+                Cell::LedgerTurns(slot),
             ]);
         }
         for (value, cell) in all.iter().enumerate() {

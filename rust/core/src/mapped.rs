@@ -195,7 +195,8 @@ fn temporary_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn reserve(file: &File, bytes: u64) -> io::Result<()> {
+/// Give a file its size, with all of its room taken: a full file system shows here.
+pub(crate) fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     file.set_len(bytes)?;
     let length = libc::off_t::try_from(bytes)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too big for a file"))?;

@@ -86,6 +86,11 @@ impl PyCells {
             "worker_snapshot" => Cell::WorkerSnapshot(slot),
             "worker_pid" => Cell::WorkerPid(slot),
             "overloaded" => Cell::Overloaded(slot),
+            "ledger_state" => Cell::LedgerState(slot),
+            "ledger_wait_us" => Cell::LedgerWaitUs(slot),
+            "ledger_wait_max_us" => Cell::LedgerWaitMaxUs(slot),
+            "ledger_held_us" => Cell::LedgerHeldUs(slot),
+            "ledger_turns" => Cell::LedgerTurns(slot),
             _ => return Err(PyKeyError::new_err(format!("no cell is named `{name}`"))),
         })
     }
