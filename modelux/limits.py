@@ -77,6 +77,20 @@ ROUTE_DEPTH_MAX: Final = 4
 ROUTE_TARGETS_MAX: Final = 64
 """Leaves of one routing config once its nested configs are opened."""
 
+# --- budgets -------------------------------------------------------------------------------
+
+BUDGETS_COUNT_MAX: Final = 10_000
+BUDGET_NAME_BYTES_MAX: Final = 128
+"""A budget's name stands in a header and in the labels of a metric."""
+
+BUDGET_SCOPES_MAX: Final = 8
+"""Conditions of one budget: as many as there are types, and a few tags more."""
+
+BUDGET_SUBJECTS_MAX: Final = 1_000_000
+"""Rows of one `*` budget in one window: a row takes about 200 bytes of shared memory."""
+
+CREDIT_REASON_BYTES_MAX: Final = 1_000
+
 # --- traces --------------------------------------------------------------------------------
 
 TRACE_INLINE_BODY_BYTES_MAX: Final = 32 * KIB

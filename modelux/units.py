@@ -21,6 +21,8 @@ MS_PER_S: Final = 1_000
 
 # IEEE doubles, and so JavaScript and most JSON readers, hold integers exactly up to here.
 MONEY_NUSD_MAX: Final = 2**53
+_NANO: Final = Decimal("0.000000001")
+_USD_DIGITS_MAX: Final = 9
 
 
 def usd_text(amount_nusd: int) -> str:
@@ -43,9 +45,13 @@ def nusd_from_usd(amount_usd: Decimal) -> NanoUsd:
     """
     if not amount_usd.is_finite():
         raise ValueError("not a finite amount")
-    scaled = amount_usd * NUSD_PER_USD
-    if scaled != scaled.to_integral_value():
-        raise ValueError("more than nine decimals")
-    if abs(scaled) > MONEY_NUSD_MAX:
+    # Decimals compare exactly, but calculate in 28 digits: what is far beyond goes first.
+    if amount_usd and amount_usd.adjusted() > _USD_DIGITS_MAX:
         raise ValueError("beyond 2**53 nano-USD")
-    return NanoUsd(int(scaled))
+    exact = amount_usd.quantize(_NANO)
+    if exact != amount_usd:
+        raise ValueError("more than nine decimals")
+    amount_nusd = int(exact.scaleb(9))
+    if abs(amount_nusd) > MONEY_NUSD_MAX:
+        raise ValueError("beyond 2**53 nano-USD")
+    return NanoUsd(amount_nusd)

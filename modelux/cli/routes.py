@@ -8,6 +8,7 @@ import argparse
 import difflib
 import json
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
@@ -278,7 +279,9 @@ def _read_file(path: Path, deployment: Deployment, faults: Faults) -> RoutingCon
     if len(raw) > _CONFIG_BYTES_MAX:
         raise RefusedError(f"{path}: is longer than {_CONFIG_BYTES_MAX} bytes")
     try:
-        data = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=_no_twins)
+        data = json.loads(
+            raw.decode("utf-8-sig"), object_pairs_hook=_no_twins, parse_float=Decimal
+        )
     except json.JSONDecodeError as failure:
         place = f"{path}:{failure.lineno}:{failure.colno}"
         raise ConfigError([f"{place}: not JSON: {failure.msg}"]) from None

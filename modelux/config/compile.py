@@ -7,10 +7,11 @@ with the one they have.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from modelux.config.model import Config, Credential, Price, Provider, Server
+from modelux.config.budgets import budget_id, downgrade_nodes, scope_data
+from modelux.config.model import Budget, Config, Credential, Model, Price, Provider, Server
 from modelux.config.read import Faults
 from modelux.config.resolve import LiveRoute, Resolver, default_slug
 from modelux.config.routing import canonical
@@ -43,6 +44,8 @@ def compile_snapshot(config: Config, db: ControlDb) -> bytes:
         "keys": _keys(config, db),
         "routes": _routes(config, db, faults),
         "prices": [_price(price) for price in config.prices],
+        "models": [_model(model) for model in config.models],
+        "budgets": _budgets(config, db, faults),
     }
     faults.check()
     digest = hashlib.sha256(canonical(document).encode()).hexdigest()
@@ -63,6 +66,8 @@ def _server(server: Server) -> dict[str, object]:
         "hash_end_users": server.hash_end_users,
         "store_client_ip": server.store_client_ip,
         "access_log": server.access_log,
+        "default_output_tokens": server.default_output_tokens,
+        "min_output_tokens": server.min_output_tokens,
     }
 
 
@@ -81,6 +86,7 @@ def _provider(provider: Provider) -> dict[str, object]:
         "models": None if provider.models is None else list(provider.models),
         "stream_usage": provider.stream_usage,
         "on_cancel": provider.on_cancel,
+        "drain_max_ms": provider.drain_max_ms,
         "ca_file": None if provider.ca_file is None else str(provider.ca_file),
         "proxy": None,
         "connect_ip_family": provider.connect_ip_family,
@@ -106,6 +112,49 @@ def _price(price: Price) -> dict[str, object]:
         "cached_nusd_per_mtok": price.cached_usd_per_mtok,
         "cache_write_nusd_per_mtok": price.cache_write_usd_per_mtok,
         "request_nusd": price.request_usd,
+    }
+
+
+def _model(model: Model) -> dict[str, object]:
+    return {
+        "provider": model.provider,
+        "model": model.model,
+        "context_tokens": model.context_tokens,
+        "max_output_tokens": model.max_output_tokens,
+        "tier": model.tier,
+        "tools": model.tools,
+        "images": model.images,
+        "json_schema": model.json_schema,
+    }
+
+
+def _budgets(config: Config, db: ControlDb, faults: Faults) -> list[dict[str, object]]:
+    live = db.live_routes(config, faults)
+    index = _project_index(config)
+    return [
+        _budget(budget, index, downgrade_nodes(config, budget, live, db.pinned, faults))
+        for budget in config.budgets
+    ]
+
+
+def _budget(
+    budget: Budget, projects: Mapping[str, int], downgrade: Sequence[object]
+) -> dict[str, object]:
+    return {
+        "id": budget_id(budget),
+        "name": budget.name,
+        "scopes": [scope_data(scope) for scope in budget.scope],
+        "project": None if budget.project is None else projects[budget.project],
+        "cap_nusd": budget.cap_usd,
+        "period": budget.period,
+        "timezone": budget.timezone,
+        "action": budget.action,
+        "downgrade": list(downgrade),
+        "soft_pct": budget.soft_pct,
+        "unset": budget.unset,
+        "max_subjects": budget.max_subjects,
+        "enabled": budget.enabled,
+        "shadow": budget.shadow,
     }
 
 

@@ -10,11 +10,13 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 from modelux import limits
 from modelux._native import Redactor, parse_toml
+from modelux.config.budgets import downgrade_nodes, read_budgets
 from modelux.config.model import (
     LATER_VENDORS,
     Catalogue,
@@ -22,7 +24,9 @@ from modelux.config.model import (
     Credential,
     KeyDeclaration,
     KeyPolicy,
+    Model,
     Price,
+    Priced,
     Project,
     Provider,
     Route,
@@ -50,7 +54,7 @@ from modelux.config.routing import read_routing
 from modelux.config.vendors import VENDORS, parse_base_url
 from modelux.domain import Secret
 from modelux.errors import ConfigError
-from modelux.pricing.catalogue import known_models
+from modelux.pricing.catalogue import has_price, known_models
 
 Probe = Callable[[], Sequence[str] | None]
 """Asks a local Ollama for its models; None where none answers."""
@@ -67,8 +71,10 @@ STARTERS: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Provider to the variable that its key is looked for in, and one small, fast model of it."""
 
+_AMOUNT: Final = "$decimal"
+"""No key of the file is called so."""
 _FILE_BYTES_MAX: Final = 4 * limits.MIB
-_TABLES: Final = ("server", "providers", "projects", "routes", "prices", "models")
+_TABLES: Final = ("server", "providers", "projects", "routes", "budgets", "prices", "models")
 _KEY_TEXT: Final = re.compile(r"mlx_sk_[A-Za-z0-9_-]{20,200}")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _OWN_HEADERS: Final = frozenset(
@@ -113,6 +119,7 @@ def load_config(
     *,
     probe: Probe | None = None,
     catalogue: Catalogue = known_models,
+    priced: Priced = has_price,
     with_secrets: bool = True,
 ) -> Config:
     """Read and validate a configuration.
@@ -122,6 +129,7 @@ def load_config(
         env: The environment, for references.
         probe: Looks for a local Ollama where there is no file.
         catalogue: What vendors are known to serve.
+        priced: Which of it has a price.
         with_secrets: Whether references are followed. Commands that only look at routes need no
             secret; keys from the file cannot be hashed then.
 
@@ -129,10 +137,10 @@ def load_config(
         ConfigError: With every fault that was found.
     """
     if path is None:
-        data = built_in(env, probe)
-        return _read(
-            data, Faults(BUILT_IN), Path.cwd(), env, catalogue, with_secrets=with_secrets
+        reading = Reading(
+            faults=Faults(BUILT_IN), folder=Path.cwd(), env=env, with_secrets=with_secrets
         )
+        return _read(built_in(env, probe), reading, catalogue, priced)
     source = str(path)
     text = _file_text(path)
     try:
@@ -143,22 +151,32 @@ def load_config(
             [f"{source}:{line}:{column}: not TOML: {message or 'something is missing here'}"]
         ) from None
     folder = path.resolve().parent
-    return _read(data, Faults(source, spans), folder, env, catalogue, with_secrets=with_secrets)
+    reading = Reading(
+        faults=Faults(source, spans), folder=folder, env=env, with_secrets=with_secrets
+    )
+    return _read(data, reading, catalogue, priced)
 
 
 def config_from_declaration(
-    declaration: str, env: Mapping[str, str], *, catalogue: Catalogue = known_models
+    declaration: str,
+    env: Mapping[str, str],
+    *,
+    catalogue: Catalogue = known_models,
+    priced: Priced = has_price,
 ) -> Config:
     """Read again what a `Config` was declared by, without its secrets.
 
     Raises:
         ConfigError: This release refuses what the one that stored it accepted.
     """
-    stored = json.loads(declaration)
-    faults = Faults(str(stored["source"]))
-    return _read(
-        stored["data"], faults, Path(stored["folder"]), env, catalogue, with_secrets=False
+    stored = json.loads(declaration, object_hook=_amount, parse_float=Decimal)
+    reading = Reading(
+        faults=Faults(str(stored["source"])),
+        folder=Path(stored["folder"]),
+        env=env,
+        with_secrets=False,
     )
+    return _read(stored["data"], reading, catalogue, priced)
 
 
 def data_dir_of(path: Path | None) -> Path:
@@ -221,21 +239,16 @@ def _file_text(path: Path) -> str:
 
 
 def _read(
-    data: Mapping[str, object],
-    faults: Faults,
-    folder: Path,
-    env: Mapping[str, str],
-    catalogue: Catalogue,
-    *,
-    with_secrets: bool,
+    data: Mapping[str, object], reading: Reading, catalogue: Catalogue, priced: Priced
 ) -> Config:
-    reading = Reading(faults=faults, folder=folder, env=env, with_secrets=with_secrets)
+    faults = reading.faults
     check_keys(data, _TABLES, "", reading, table="")
     server = _read_server(data, reading)
     providers = _read_providers(data, reading)
     projects = _read_projects(data, reading)
     # Names that were meant, also those of faulty tables: one mistake is one fault.
     names = list(read_table(data.get("providers", {}), "providers", reading))
+    project_names = [project.name for project in projects]
     config = Config(
         source=faults.source,
         declaration="",
@@ -245,14 +258,16 @@ def _read(
         routes=_read_routes(data, projects, reading),
         prices=_read_prices(data, names, reading),
         models=_read_models(data, names, reading),
+        budgets=read_budgets(data, project_names, reading),
         makes_default_key="projects" not in data,
         catalogue=catalogue,
+        priced=priced,
         spans=faults.spans,
     )
     if len(providers) == len(names):
         _check_routes(config, faults)
     faults.check()
-    return _with_declaration(config, data, folder)
+    return _with_declaration(config, data, reading.folder)
 
 
 def _check_routes(config: Config, faults: Faults) -> None:
@@ -265,6 +280,8 @@ def _check_routes(config: Config, faults: Faults) -> None:
     resolver = Resolver(config, live, None, faults)
     for route in live:
         resolver.open(route)
+    for budget in config.budgets:
+        downgrade_nodes(config, budget, live, None, faults)
 
 
 def _with_declaration(config: Config, data: Mapping[str, object], folder: Path) -> Config:
@@ -281,7 +298,16 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if isinstance(value, date | time):
         return value.isoformat()
+    if isinstance(value, Decimal):
+        # A number where a double holds every digit of it.
+        shortest = float(value)
+        return shortest if Decimal(repr(shortest)) == value else {_AMOUNT: str(value)}
     return value
+
+
+def _amount(value: dict[str, object]) -> object:
+    """Read again what `_plain` made of a number with more digits than a double holds."""
+    return Decimal(str(value[_AMOUNT])) if value.keys() == {_AMOUNT} else value
 
 
 # --- the tables ----------------------------------------------------------------------------
@@ -561,14 +587,16 @@ def _read_prices(
 
 def _read_models(
     data: Mapping[str, object], names: Sequence[str], reading: Reading
-) -> tuple[tuple[str, str], ...]:
+) -> tuple[Model, ...]:
     models = []
     for name, item in read_table(data.get("models", {}), "models", reading).items():
         place = join("models", name)
-        check_keys(read_table(item, place, reading), (), place, reading, table="models")
+        table = read_table(item, place, reading)
+        values = read_options(Model, table, place, reading)
+        check_keys(table, values, place, reading, table="models")
         pair = _provider_and_model(name, place, names, reading)
         if pair is not None:
-            models.append(pair)
+            models.append(build(Model, {**values, "provider": pair[0], "model": pair[1]}))
     return tuple(models)
 
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar, cast
 
 from modelux import limits
 from modelux.domain import Secret
-from modelux.units import UnixUs
+from modelux.units import NUSD_PER_USD, UnixUs
 
 T = TypeVar("T")
 
@@ -22,6 +22,15 @@ Catalogue = Callable[[str], Collection[str]]
 """A vendor's name to the models it is known to serve; empty where nothing is known.
 
 `in` may know more names than iterating gives: dated ones, aliases."""
+
+Priced = Callable[[str, str], bool]
+"""A vendor's name and a model's to whether the catalogue has a price for it today."""
+
+OUTPUT_TOKENS_MOST: Final = 100_000_000
+"""Beyond any model's answer: what is larger is a mistake."""
+
+MAX_COST_NUSD_MOST: Final = 1_000_000 * NUSD_PER_USD
+"""Of one request. Up to here a number of JSON holds all nine decimals."""
 
 
 @unique
@@ -40,6 +49,8 @@ class Kind(Enum):
     ITEMS = "a list"
     INSTANT = "a date and time with its offset"
     USD = "USD, at most nine decimals"
+    SCOPE = "a table, or a list of tables that all must match"
+    TARGET = "a target: a model, `@slug`, or a table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +205,16 @@ class Server:
         400,
         Option(kind=Kind.INT, unit="days", least=1, most=36_500, prose="how long sums stay"),
     )
+    ledger_retention_days: int = declared(
+        400,
+        Option(
+            kind=Kind.INT,
+            unit="days",
+            least=1,
+            most=36_500,
+            prose="how long past windows of budgets stay",
+        ),
+    )
     redact: tuple[str, ...] = declared(
         (),
         Option(
@@ -305,6 +326,28 @@ class Server:
             prose="idle upstream connections are dropped, below the providers' own limit",
         ),
     )
+    default_output_tokens: int = declared(
+        16_384,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            prose="the most that an answer may have where a budget matches and the caller set "
+            "no limit; routes and targets may say otherwise",
+        ),
+    )
+    min_output_tokens: int = declared(
+        64,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            prose="no limit is lowered below it to fit a budget; routes and targets may say "
+            "otherwise",
+        ),
+    )
     provision: str = declared(
         "seed",
         Option(
@@ -412,9 +455,20 @@ class Provider:
         "",
         Option(
             kind=Kind.CHOICE,
-            choices=("bills_all", "bills_generated"),
+            choices=("bills_all", "bills_generated", "drain"),
             default="the vendor's",
-            prose="what it bills when a call is cut short",
+            prose="what it bills when a call is cut short; `drain`: its answer is read to the "
+            "end all the same, so that its own figure counts",
+        ),
+    )
+    drain_max_ms: int = declared(
+        10_000,
+        Option(
+            kind=Kind.INT,
+            unit="ms",
+            least=1,
+            most=600_000,
+            prose="how long an answer is read on with `drain`; then what was held is charged",
         ),
     )
     stream_usage: bool = declared(
@@ -561,6 +615,51 @@ class Target:
             prose="from the start of the attempt to its first content byte",
         ),
     )
+    max_output_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="the config's",
+            prose="the most that an answer may have where a budget matches",
+        ),
+    )
+    min_output_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="the config's",
+            prose="no limit is lowered below it to fit a budget",
+        ),
+    )
+    default_output_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="the config's",
+            prose="the limit where a budget matches and the caller set none",
+        ),
+    )
+    max_cost_usd: int | None = declared(
+        None,
+        Option(
+            kind=Kind.USD,
+            unit="USD",
+            least=1,
+            most=MAX_COST_NUSD_MOST,
+            default="none",
+            prose="held for a request whose cost has no bound of its own (web search without a "
+            "maximum, an unknown context window)",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -646,6 +745,49 @@ class RoutingConfig:
             "`retry_on` names",
         ),
     )
+    fit_to_budget: str | None = declared(
+        None,
+        Option(
+            kind=Kind.CHOICE,
+            choices=("auto", "always", "never"),
+            default='"auto"',
+            prose="whether the output limit is lowered to what a budget still allows; `auto`: "
+            "only where the caller set none; true and false mean `auto` and `never`",
+        ),
+    )
+    max_output_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="the model's",
+            prose="the most that an answer may have where a budget matches",
+        ),
+    )
+    min_output_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="the server's",
+            prose="no limit is lowered below it to fit a budget",
+        ),
+    )
+    default_output_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="the server's",
+            prose="the limit where a budget matches and the caller set none",
+        ),
+    )
 
 
 TIME_LIMITS: Final = (
@@ -655,6 +797,8 @@ TIME_LIMITS: Final = (
     "attempt_max_ms",
     "total_budget_ms",
 )
+
+OUTPUT_LIMITS: Final = ("max_output_tokens", "min_output_tokens", "default_output_tokens")
 
 RETRY_ON_WORDS: Final = ("429", "5xx", "timeout", "connect", "reset", "auth")
 
@@ -704,6 +848,203 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A table `[models."PROVIDER/MODEL"]`: what the shipped list does not know or has wrong."""
+
+    provider: str
+    model: str
+    context_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="as known",
+            prose="input and output together",
+        ),
+    )
+    max_output_tokens: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            unit="tokens",
+            least=1,
+            most=OUTPUT_TOKENS_MOST,
+            default="as known",
+            prose="the most that one answer can have",
+        ),
+    )
+    tier: str | None = declared(
+        None,
+        Option(
+            kind=Kind.CHOICE,
+            choices=("economy", "standard", "premium", "frontier"),
+            default="as known",
+            prose="how good it is",
+        ),
+    )
+    tools: bool | None = declared(
+        None, Option(kind=Kind.BOOL, default="as known", prose="whether it calls tools")
+    )
+    images: bool | None = declared(
+        None, Option(kind=Kind.BOOL, default="as known", prose="whether it takes images")
+    )
+    json_schema: bool | None = declared(
+        None,
+        Option(kind=Kind.BOOL, default="as known", prose="whether it keeps to a JSON schema"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Whose requests a budget counts."""
+
+    type: str
+    """One of `SCOPE_KEYS`."""
+    key: str = ""
+    """The tag's; empty for all other types."""
+    value: str = ""
+    """The tag's value, the id or the slug; `*`: each of them apart; empty: all match."""
+
+    @property
+    def is_each(self) -> bool:
+        """Whether every distinct value has a cap of its own."""
+        return self.value == EACH and self.type in EACH_SCOPES
+
+
+EACH: Final = "*"
+"""The value that stands for every distinct one."""
+
+SCOPE_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "organization": (),
+    "project": ("id",),
+    "end_user": ("id",),
+    "tag": ("key", "value"),
+    "key": ("id",),
+    "route": ("slug",),
+}
+"""Types of scopes and what each has to say."""
+
+EACH_SCOPES: Final = ("end_user", "tag")
+"""Types whose value may be `*`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A table `[[budgets]]`. `cap_usd` is in nano-USD."""
+
+    place: str = field(default="", compare=False)
+    name: str = declared(
+        "",
+        Option(
+            kind=Kind.TEXT,
+            required=True,
+            most=limits.BUDGET_NAME_BYTES_MAX,
+            prose="for people, headers and metrics; unique in the deployment",
+        ),
+    )
+    scope: tuple[Scope, ...] = declared(
+        (),
+        Option(
+            kind=Kind.SCOPE,
+            required=True,
+            prose='whose requests count: `{ type = "organization" }`, `{ type = "project", id '
+            '}`, `{ type = "end_user", id }`, `{ type = "tag", key, value }`, `{ type = "key", '
+            'id }`, `{ type = "route", slug }`; `"*"` for an end user or a tag\'s value gives '
+            "every distinct one a cap of its own",
+        ),
+    )
+    project: str | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXT,
+            default="all",
+            prose="only this project's traffic",
+        ),
+    )
+    cap_usd: int = declared(
+        0,
+        Option(
+            kind=Kind.USD,
+            unit="USD",
+            least=1,
+            required=True,
+            prose="the most that is spent in a period",
+        ),
+    )
+    period: str = declared(
+        "monthly",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("daily", "weekly", "monthly", "total"),
+            prose="weeks begin on Monday, months on the 1st; `total` never begins anew",
+        ),
+    )
+    timezone: str = declared(
+        "UTC",
+        Option(kind=Kind.TEXT, prose="an IANA name, as `Europe/Berlin`: when periods begin"),
+    )
+    action: str = declared(
+        "block",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("block", "downgrade", "warn_only"),
+            prose="at the cap: 402; `downgrade_to` instead; nothing but an event",
+        ),
+    )
+    downgrade_to: "Target | RoutingConfig | None" = declared(
+        None,
+        Option(
+            kind=Kind.TARGET,
+            default="none",
+            prose="where requests go at the cap; required by `downgrade`; its models need a "
+            "price",
+        ),
+    )
+    soft_pct: int = declared(
+        80,
+        Option(
+            kind=Kind.INT,
+            unit="% of the cap",
+            least=1,
+            most=100,
+            prose="an event and a header from there on, without effect on traffic",
+        ),
+    )
+    unset: str = declared(
+        "count",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("count", "skip"),
+            prose='for `"*"`: requests without the value share one cap, or do not count',
+        ),
+    )
+    max_subjects: int = declared(
+        16_384,
+        Option(
+            kind=Kind.INT,
+            least=1,
+            most=limits.BUDGET_SUBJECTS_MAX,
+            prose='for `"*"`: distinct values in one window; all further ones share one cap',
+        ),
+    )
+    backfill: bool = declared(
+        True,
+        Option(
+            kind=Kind.BOOL,
+            prose="whether a new budget begins at what the traces show for the current window",
+        ),
+    )
+    enabled: bool = declared(
+        True, Option(kind=Kind.BOOL, prose="one that is not goes on counting and never acts")
+    )
+    shadow: bool = declared(
+        False, Option(kind=Kind.BOOL, prose="counts and reports, never acts: to try one out")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """A whole configuration, valid in itself: routes name providers that can serve."""
 
@@ -716,11 +1057,12 @@ class Config:
     projects: tuple[Project, ...]
     routes: tuple[Route, ...]
     prices: tuple[Price, ...]
-    models: tuple[tuple[str, str], ...]
-    """Provider and model of each `[models."PROVIDER/MODEL"]` table."""
+    models: tuple[Model, ...]
+    budgets: tuple[Budget, ...]
     makes_default_key: bool
     """No project is declared, so the first start makes a key for `default` and shows it."""
     catalogue: Catalogue = field(compare=False, repr=False)
+    priced: Priced = field(compare=False, repr=False)
     spans: Mapping[str, int] = field(compare=False, repr=False)
     """Key path to line, for faults that only a load can find."""
 
@@ -734,44 +1076,18 @@ class Config:
 
 
 LATER: Final[Mapping[str, tuple[str, ...]]] = {
-    "": ("budgets", "cluster", "export"),
+    "": ("cluster", "export"),
     "server": (
         "cors_origins",
-        "default_output_tokens",
-        "ledger_retention_days",
         "master_key",
-        "min_output_tokens",
         "otlp_endpoint",
         "private_targets",
         "tls",
     ),
-    "providers": ("api_version", "drain_max_ms", "project", "proxy", "region"),
+    "providers": ("api_version", "project", "proxy", "region"),
     "projects": ("body_retention_h", "record_retention_days", "redact"),
-    "routes": (
-        "cache",
-        "default_output_tokens",
-        "embedding_dimensions",
-        "fit_to_budget",
-        "max_output_tokens",
-        "min_output_tokens",
-        "shadow",
-    ),
-    "targets": (
-        "default_output_tokens",
-        "max_cost_usd",
-        "max_output_tokens",
-        "min_output_tokens",
-        "params",
-        "weight",
-    ),
-    "models": (
-        "context_tokens",
-        "images",
-        "json_schema",
-        "max_output_tokens",
-        "tier",
-        "tools",
-    ),
+    "routes": ("cache", "embedding_dimensions", "shadow"),
+    "targets": ("params", "weight"),
 }
 """Options of the interface that this release does not have, by table."""
 
@@ -816,7 +1132,9 @@ _SECTIONS: Final[tuple[tuple[str, type, str], ...]] = (
     ("a key", KeyPolicy, "keys"),
     ("[routes.SLUG]", RoutingConfig, "routes"),
     ("a target", Target, "targets"),
+    ("[[budgets]]", Budget, "budgets"),
     ('[prices."PROVIDER/MODEL"]', Price, "prices"),
+    ('[models."PROVIDER/MODEL"]', Model, "models"),
 )
 
 

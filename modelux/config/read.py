@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 from modelux.config.model import LATER, Address, Kind, Option, SecretRef, options
 from modelux.domain import Secret
 from modelux.errors import ConfigError
-from modelux.units import US_PER_S, UnixUs, nusd_from_usd
+from modelux.units import MONEY_NUSD_MAX, US_PER_S, UnixUs, nusd_from_usd, usd_text
 
 T = TypeVar("T")
 
@@ -193,7 +193,7 @@ def shown(value: object) -> str:
     if isinstance(value, str):
         text = value if len(value) <= _SHOWN_CHARACTERS_MAX else value[:77] + "..."
         return f'"{text}"'
-    if isinstance(value, int | float):
+    if isinstance(value, int | float | Decimal):
         text = str(value)
         return text if len(text) <= _SHOWN_CHARACTERS_MAX else text[:77] + "..."
     if isinstance(value, Mapping):
@@ -305,6 +305,9 @@ def _read_value(value: object, at: Field) -> object | None:
             return _read_pairs(value, at)
         case Kind.ITEMS:
             return tuple(read_list(value, at.place, at.reading))
+        case Kind.SCOPE | Kind.TARGET:
+            # Read by who knows what it means.
+            return value
 
 
 def _typed(value: object, kind: type[T], at: Field) -> T | None:
@@ -467,16 +470,29 @@ def _read_instant(value: object, at: Field) -> UnixUs | None:
 
 
 def _read_usd(value: object, at: Field) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         at.fault(f"must be a number of USD, not {_repeatable(value)}")
         return None
+    # A file's numbers come as their digits. Of a double, which JSON gives, the shortest text is
+    # what was written, to its last decimal.
+    written = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    most = MONEY_NUSD_MAX if at.option.most is None else at.option.most
     try:
-        # The shortest text of a double is what the operator wrote, to its last decimal.
-        amount = nusd_from_usd(Decimal(repr(value)))
+        amount = nusd_from_usd(written)
     except ValueError as failure:
-        at.fault(f"{shown(value)}: {failure}")
+        limit = f"; at most {_usd(most)} USD, with nine decimals"
+        at.fault(f"{shown(value)}: {failure}{limit}")
         return None
     if amount < 0:
         at.fault(f"{shown(value)} is below 0")
-        return None
-    return amount
+    elif at.option.least is not None and amount < at.option.least:
+        at.fault(f"{shown(value)} must be above 0")
+    elif amount > most:
+        at.fault(f"{shown(value)} is too much: at most {_usd(most)} USD")
+    else:
+        return amount
+    return None
+
+
+def _usd(amount_nusd: int) -> str:
+    return usd_text(amount_nusd).rstrip("0").rstrip(".")

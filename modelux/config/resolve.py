@@ -11,6 +11,7 @@ from typing import Final
 
 from modelux import limits
 from modelux.config.model import (
+    OUTPUT_LIMITS,
     RETRY_ON_WORDS,
     TIME_LIMITS,
     Config,
@@ -83,6 +84,24 @@ class Resolver:
         self._leaves = 0
         return self._config_node(route, ())
 
+    def open_target(
+        self, target: Target | RoutingConfig, project: str
+    ) -> dict[str, object] | None:
+        """Return the node of a target on its own, for a project; None with the fault noted.
+
+        None also for a routing config that may stand in the store and is not known here.
+        """
+        self._leaves = 0
+        sole = RoutingConfig(strategy="single", targets=(target,), place=target.place)
+        route = LiveRoute(project=project, slug="", version=0, config=sole)
+        node = self._node(sole, route, (), 0)
+        children = node["children"]
+        assert isinstance(children, list), children
+        if not children:
+            return None
+        child: dict[str, object] = children[0]
+        return child if child["kind"] == "config" else node
+
     def _config_node(
         self, route: LiveRoute, trail: tuple[tuple[str, int], ...]
     ) -> dict[str, object]:
@@ -96,7 +115,7 @@ class Resolver:
         trail: tuple[tuple[str, int], ...],
         depth: int,
     ) -> dict[str, object]:
-        is_named = config is route.config
+        is_named = config is route.config and bool(route.slug)
         children: list[dict[str, object]] = []
         for target in config.targets:
             if isinstance(target, RoutingConfig):
@@ -117,7 +136,8 @@ class Resolver:
             "children": children,
             "retry_on": list(RETRY_ON_WORDS if config.retry_on is None else config.retry_on),
             "max_retries_per_attempt": config.max_retries_per_attempt or 0,
-            **{name: getattr(config, name) for name in TIME_LIMITS},
+            **{name: getattr(config, name) for name in (*TIME_LIMITS, *OUTPUT_LIMITS)},
+            "fit_to_budget": config.fit_to_budget,
         }
 
     def _is_too_deep(self, place: str, depth: int) -> bool:
@@ -156,9 +176,7 @@ class Resolver:
             return None
         if self._is_too_deep(target.place, depth + 1):
             return None
-        if target.timeout_ms is not None:
-            tighter = min(target.timeout_ms, inner.config.timeout_ms or target.timeout_ms)
-            inner = replace(inner, config=replace(inner.config, timeout_ms=tighter))
+        inner = replace(inner, config=_within(target, inner.config))
         inner_trail = (*trail, (inner.slug, inner.version))
         return self._node(inner.config, inner, inner_trail, depth + 1)
 
@@ -204,9 +222,29 @@ class Resolver:
             "model": model,
             "credential": target.credential,
             "timeout_ms": target.timeout_ms,
-            "max_output_tokens": None,
+            **{name: getattr(target, name) for name in OUTPUT_LIMITS},
+            "max_cost_nusd": target.max_cost_usd,
             "label": model,
         }
+
+
+def _within(target: Target, inner: RoutingConfig) -> RoutingConfig:
+    """Return a config as a target of its own limits makes it: the tighter holds.
+
+    Of what is only a wish, the inner one's holds.
+    """
+
+    def tighter(outer: int | None, inner: int | None) -> int | None:
+        said = [value for value in (outer, inner) if value is not None]
+        return min(said) if said else None
+
+    return replace(
+        inner,
+        timeout_ms=tighter(target.timeout_ms, inner.timeout_ms),
+        max_output_tokens=tighter(target.max_output_tokens, inner.max_output_tokens),
+        min_output_tokens=inner.min_output_tokens or target.min_output_tokens,
+        default_output_tokens=inner.default_output_tokens or target.default_output_tokens,
+    )
 
 
 def resolve_model(config: Config, text: str) -> tuple[int, str]:
@@ -303,7 +341,7 @@ def _described(config: Config) -> set[tuple[str, str]]:
     priced = {(price.provider, price.model) for price in config.prices}
     return {
         (name, model)
-        for name, model in priced | set(config.models)
+        for name, model in priced | {(item.provider, item.model) for item in config.models}
         # `models`, where given, is all that may be called there.
         if any(item.name == name and item.models is None for item in config.providers)
     }

@@ -14,6 +14,7 @@ from typing import Final, NewType
 from modelux import limits
 from modelux.config.model import (
     LATER_STRATEGIES,
+    OUTPUT_LIMITS,
     RETRY_ON_WORDS,
     TIME_LIMITS,
     RoutingConfig,
@@ -31,6 +32,7 @@ from modelux.config.read import (
     read_table,
     shown,
 )
+from modelux.units import NUSD_PER_USD, usd_text
 
 ContentHash = NewType("ContentHash", str)
 """SHA-256 of a routing config's canonical JSON, in hex."""
@@ -77,13 +79,30 @@ def read_routing(
     targets_key = "model" if strategy == "single" else "attempts"
     if strategy == "fallback" and "attempts" not in data and "models" in data:
         targets_key = "models"
-    values = read_options(RoutingConfig, data, place, reading)
+    values = read_options(RoutingConfig, _with_fit_word(data), place, reading)
     check_keys(data, {targets_key, *besides, *values}, place, reading, table="routes")
+    _check_limits(values, place, reading)
     targets = _read_targets(data, targets_key, place, reading, depth)
     values["retry_on"] = _read_retry_on(values["retry_on"], place, reading)
     return build(
         RoutingConfig, {**values, "strategy": strategy, "targets": targets, "place": place}
     )
+
+
+def _with_fit_word(data: Mapping[str, object]) -> Mapping[str, object]:
+    fit = data.get("fit_to_budget")
+    if not isinstance(fit, bool):
+        return data
+    return {**data, "fit_to_budget": "auto" if fit else "never"}
+
+
+def _check_limits(values: Mapping[str, object], place: str, reading: Reading) -> None:
+    most, least = values["max_output_tokens"], values["min_output_tokens"]
+    if isinstance(most, int) and isinstance(least, int) and least > most:
+        reading.faults.add(
+            join(place, "min_output_tokens"),
+            f"{least} is above `max_output_tokens`, {most}; lower it",
+        )
 
 
 def _read_strategy(written: object, place: str, named: str, reading: Reading) -> str | None:
@@ -111,7 +130,7 @@ def _read_targets(
         reading.faults.add(place, "is missing")
         return ()
     if key == "model":
-        one = _read_target(data[key], place, reading, depth)
+        one = read_target(data[key], place, reading, depth)
         return () if one is None else (one,)
     items = read_list(data[key], place, reading)
     if not items:
@@ -122,15 +141,23 @@ def _read_targets(
         )
         return ()
     found = (
-        _read_target(item, f"{place}[{index}]", reading, depth)
+        read_target(item, f"{place}[{index}]", reading, depth)
         for index, item in enumerate(items)
     )
     return tuple(target for target in found if target is not None)
 
 
-def _read_target(
+def read_target(
     value: object, place: str, reading: Reading, depth: int
 ) -> Target | RoutingConfig | None:
+    """Read one target: a model's name, a table around one, or a routing config inside.
+
+    Args:
+        value: What stands there.
+        place: Its key path.
+        reading: The pass it belongs to.
+        depth: How deep the config around it is nested; 0 for none.
+    """
     if isinstance(value, str):
         return Target(model=value, place=place) if _is_model(value, place, reading) else None
     if not isinstance(value, dict):
@@ -159,6 +186,12 @@ def _read_target(
         credential = None
     if credential is not None and model.startswith("@"):
         reading.faults.add(credential_at, "has no meaning for a routing config; take it out")
+    if values["max_cost_usd"] is not None and model.startswith("@"):
+        reading.faults.add(
+            join(place, "max_cost_usd"),
+            "has no meaning for a routing config; give it to the targets inside",
+        )
+    _check_limits(values, place, reading)
     return build(Target, {**values, "model": model, "credential": credential, "place": at})
 
 
@@ -199,22 +232,38 @@ def _read_retry_on(value: object, place: str, reading: Reading) -> tuple[str, ..
 def encode(config: RoutingConfig) -> dict[str, object]:
     """Return a config as the plain data that is stored and shown: only what was said."""
     data: dict[str, object] = {"strategy": config.strategy}
-    targets = [_encode_target(target) for target in config.targets]
+    targets = [encode_target(target) for target in config.targets]
     data |= {"model": targets[0]} if config.strategy == "single" else {"attempts": targets}
     said = {
         **{name: getattr(config, name) for name in TIME_LIMITS},
         "retry_on": None if config.retry_on is None else list(config.retry_on),
         "max_retries_per_attempt": config.max_retries_per_attempt,
+        "fit_to_budget": config.fit_to_budget,
+        **{name: getattr(config, name) for name in OUTPUT_LIMITS},
     }
     return data | {name: value for name, value in said.items() if value is not None}
 
 
-def _encode_target(target: Target | RoutingConfig) -> object:
+def encode_target(target: Target | RoutingConfig) -> object:
+    """Return a target as the plain data that is stored and shown: only what was said."""
     if isinstance(target, RoutingConfig):
         return encode(target)
-    said = {"provider_credential_id": target.credential, "timeout_ms": target.timeout_ms}
+    said = {
+        "provider_credential_id": target.credential,
+        "timeout_ms": target.timeout_ms,
+        **{name: getattr(target, name) for name in OUTPUT_LIMITS},
+        "max_cost_usd": None
+        if target.max_cost_usd is None
+        else usd_number(target.max_cost_usd),
+    }
     extra = {name: value for name, value in said.items() if value is not None}
     return {"model": target.model, **extra} if extra else target.model
+
+
+def usd_number(amount_nusd: int) -> int | float:
+    """Return an amount as a number of USD, for JSON; exact up to `MAX_COST_NUSD_MOST`."""
+    whole, rest = divmod(amount_nusd, NUSD_PER_USD)
+    return float(usd_text(amount_nusd)) if rest else whole
 
 
 def canonical(value: object) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from modelux.config.budgets import budget_data, check_known, downgrade_nodes
 from modelux.config.database import (
     EVER,
     FILE_NAME,
@@ -21,7 +22,7 @@ from modelux.config.database import (
 )
 from modelux.config.keyring import Keyring
 from modelux.config.keys import PEPPER_BYTES, load_pepper
-from modelux.config.model import Config, KeyPolicy, RoutingConfig
+from modelux.config.model import Config, KeyPolicy, Model, RoutingConfig, options
 from modelux.config.read import Faults, Reading
 from modelux.config.resolve import LiveRoute, Resolver
 from modelux.config.routes import Routes
@@ -114,7 +115,9 @@ class ControlDb:
             *self._keyring.apply(config, who),
             *self._routes.apply(config, who),
         ]
-        self._check_live(config, Faults(config.source, config.spans))
+        faults = Faults(config.source, config.spans)
+        self._check_budgets(config, faults)
+        self._check_live(config, faults)
         for change in changes:
             self._database.note(who, change.action, change.resource, change.detail)
         if self.declaration() != config.declaration:
@@ -312,7 +315,19 @@ class ControlDb:
         resolver = Resolver(config, live, self.pinned, faults)
         for route in live:
             resolver.open(route)
+        for budget in config.budgets:
+            downgrade_nodes(config, budget, live, self.pinned, faults)
         faults.check()
+
+    def _check_budgets(self, config: Config, faults: Faults) -> None:
+        """Note keys and routing configs that no budget can mean, as the store stands now."""
+        declared = [key for project in config.projects for key in project.keys]
+        ids = [row.id for row in self.key_rows()] + [key.id for key in declared if key.id]
+        # Read without its secrets, a key without an id has one that is not known.
+        is_complete = all(key.id or key.secret for key in declared)
+        slugs = [row.slug for row in self.routes()]
+        for budget in config.budgets:
+            check_known(budget, ids if is_complete else None, slugs, faults)
 
     # --- keys ------------------------------------------------------------------------------
 
@@ -380,9 +395,17 @@ def declared_nouns(config: Config) -> dict[tuple[str, str], str]:
         nouns["project", project.name] = canonical(plain(project, without=("keys",)))
     for price in config.prices:
         nouns["price", f"{price.provider}/{price.model}"] = canonical(plain(price))
-    for name, model in config.models:
-        nouns["model", f"{name}/{model}"] = canonical({})
+    for model in config.models:
+        nouns["model", f"{model.provider}/{model.model}"] = canonical(_said(model))
+    for budget in config.budgets:
+        nouns["budget", budget.name] = canonical(budget_data(budget))
     return nouns
+
+
+def _said(model: Model) -> dict[str, object]:
+    """Return what is said of a model, and nothing of what is left to the shipped list."""
+    said = {name: getattr(model, name) for name in options(Model)}
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def _difference(before: str | None, after: str | None) -> dict[str, object]:

@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final, final
 
+from modelux import clock
 from modelux._native import Catalogue
+from modelux.units import US_PER_S
 
 PRICES_FILE: Final = Path(__file__).parent / "data" / "prices.json"
 
@@ -23,6 +25,11 @@ def catalogue_bytes() -> bytes:
 def catalogue() -> Catalogue:
     """Return the catalogue, read once a process: it takes milliseconds and never changes."""
     return Catalogue(catalogue_bytes())
+
+
+def has_price(vendor: str, model: str) -> bool:
+    """Return whether the catalogue has a price, today, for a vendor's model."""
+    return catalogue().has_price(vendor, model, clock.unix_us() // US_PER_S)
 
 
 @final

@@ -30,6 +30,7 @@ LIVE_OPTIONS: Final = frozenset(
         "header_bytes_max", "body_bytes_max", "max_in_flight", "store_bodies",
         "client_header_timeout_s", "client_body_timeout_s", "client_keepalive_s",
         "upstream_keepalive_s", "hash_end_users", "store_client_ip", "access_log", "provision",
+        "default_output_tokens", "min_output_tokens",
     }
 )  # fmt: skip
 

@@ -1,5 +1,6 @@
 //! TOML with positions: the values as plain Python data, and the line of every key path, so that
-//! a fault in a configuration can name its place. The validation itself is Python's.
+//! a fault in a configuration can name its place. A number with a fraction is a `Decimal` of the
+//! digits that stand there: it may be money. The validation itself is Python's.
 
 use std::ops::Range;
 
@@ -33,7 +34,7 @@ fn parse_toml<'py>(
         let message = fault.message().trim().replace('\n', ", ");
         PyValueError::new_err((message, line, column))
     })?;
-    let walk = Walk { py, lines, spans: PyDict::new(py) };
+    let walk = Walk { py, text, lines, spans: PyDict::new(py) };
     let data = walk.table(document.as_table(), "")?;
     Ok((data, walk.spans))
 }
@@ -60,13 +61,14 @@ impl Lines {
     }
 }
 
-struct Walk<'py> {
+struct Walk<'py, 'text> {
     py: Python<'py>,
+    text: &'text str,
     lines: Lines,
     spans: Bound<'py, PyDict>,
 }
 
-impl<'py> Walk<'py> {
+impl<'py> Walk<'py, '_> {
     fn mark(&self, path: &str, span: Option<Range<usize>>) -> PyResult<()> {
         match span {
             Some(span) => self.spans.set_item(path, self.lines.line(span.start)),
@@ -108,7 +110,7 @@ impl<'py> Walk<'py> {
         Ok(match value {
             Value::String(text) => text.value().into_pyobject(self.py)?.into_any(),
             Value::Integer(number) => number.value().into_pyobject(self.py)?.into_any(),
-            Value::Float(number) => number.value().into_pyobject(self.py)?.into_any(),
+            Value::Float(number) => self.decimal(*number.value(), value.span())?,
             Value::Boolean(truth) => {
                 truth.value().into_pyobject(self.py)?.to_owned().into_any()
             }
@@ -126,6 +128,13 @@ impl<'py> Walk<'py> {
             out.append(self.value(value, &inner)?)?;
         }
         Ok(out)
+    }
+
+    /// Python's `Decimal` of the number as it is written; a double would lose digits.
+    fn decimal(&self, number: f64, span: Option<Range<usize>>) -> PyResult<Bound<'py, PyAny>> {
+        let written = span.and_then(|span| self.text.get(span));
+        let digits = written.map_or_else(|| number.to_string(), |text| text.replace('_', ""));
+        self.py.import("decimal")?.getattr("Decimal")?.call1((digits,))
     }
 
     /// One of Python's `datetime`, `date` or `time`, as `tomllib` gives it.

@@ -48,6 +48,7 @@ def test_the_snapshot_of_the_interfaces_example(tmp_path: Path, db: ControlDb) -
         "models": None,
         "stream_usage": True,
         "on_cancel": "bills_generated",
+        "drain_max_ms": 10000,
         "ca_file": None,
         "proxy": None,
         "connect_ip_family": "any",

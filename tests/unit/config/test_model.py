@@ -80,7 +80,9 @@ def test_the_reference_has_a_table_for_each_table_of_the_file() -> None:
         "a key",
         "[routes.SLUG]",
         "a target",
+        "[[budgets]]",
         '[prices."PROVIDER/MODEL"]',
+        '[models."PROVIDER/MODEL"]',
     ]
     row = next(row for row in ROWS if row.name == "drain_s")
     assert (row.default, row.unit, row.range) == ("60", "s", "0 to 86,400")
