@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod attempt;
 pub mod bound;
+pub mod budget;
 pub mod cells;
 pub mod chunked;
 mod date;
