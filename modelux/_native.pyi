@@ -42,12 +42,18 @@ __all__ = [
     "TRAILER_BYTES_MAX",
     "Usage",
     "__version__",
+    "count",
+    "count_text",
+    "is_vocabulary_loaded",
+    "load_vocabulary",
     "parse_request",
     "parse_response",
     "parse_toml",
     "patch",
+    "relayed_tokens",
     "scan",
     "usage_of_answer",
+    "vocabulary",
 ]
 
 __version__: str
