@@ -8,15 +8,19 @@ import argparse
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from modelux import clock
-from modelux.cli.deployment import add_data_dir, login, remark, write
+from modelux.cli.deployment import add_data_dir, instant_text, login, remark, write
+from modelux.config.budgets import remarks
 from modelux.config.database import FILE_NAME
 from modelux.config.file import data_dir_of, find_config, load_config
-from modelux.config.model import Config
+from modelux.config.model import Budget, Config
+from modelux.config.read import shown
 from modelux.config.rows import Change
 from modelux.config.versions import FILE_ACTOR, ControlDb
 from modelux.errors import ConfigError, StoreError
@@ -24,10 +28,13 @@ from modelux.store.layout import RELOAD_FILE
 from modelux.supervisor.configuration import ollama_models
 from modelux.supervisor.lock import serving_pid
 from modelux.supervisor.options import last_reload_seq
-from modelux.units import US_PER_S
+from modelux.trace.files import trace_files
+from modelux.trace.spend import Subject, spent_in_window
+from modelux.units import US_PER_S, NanoUsd, UnixUs, usd_text
 
 RELOAD_WAIT_US: Final = 30 * US_PER_S
 RELOAD_LOOK_S: Final = 0.02
+SUBJECTS_SHOWN_MAX: Final = 5
 _SIGNS: Final = {"added": "+", "removed": "-", "retired": "-"}
 
 
@@ -58,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         changes = db.plan_config(config)
         _tell(config, changes)
+        write(*new_budgets(config, changes, db, data_dir, clock.unix_us()))
+        for line in remarks(config, db.known_keys(config), db.known_slugs(config)):
+            remark(line)
         if args.apply and pid is None:
             why = f"modelux check --apply by {login()}"
             db.apply_config(config, actor=FILE_ACTOR, source=config.source, why=why)
@@ -96,9 +106,95 @@ def change_line(change: Change) -> str:
     if noun == "key" and verb == "changed":
         what = "its value" if detail["value"] else "its options"
         return f"{sign} {change.resource}: {what}"
+    if noun == "budget" and verb == "changed":
+        said = (f"{name} {_value(detail[name])}" for name in sorted(detail) if name != "id")
+        return f"{sign} {change.resource}: {', '.join(said)}"
     if verb == "changed":
         return f"{sign} {change.resource}: {', '.join(sorted(detail))}"
     return f"{sign} {change.resource}"
+
+
+def _value(difference: object) -> str:
+    assert isinstance(difference, Mapping), difference
+    before, after = (
+        json.dumps(value) if isinstance(value, list | dict) else str(value)
+        for value in (difference["from"], difference["to"])
+    )
+    return f"{before} -> {after}"
+
+
+def new_budgets(
+    config: Config, changes: Sequence[Change], db: ControlDb, data_dir: Path, now: UnixUs
+) -> Iterator[str]:
+    """Yield what each budget that is new to the ledger begins at, for people.
+
+    Args:
+        config: What is to be loaded.
+        changes: What that changes.
+        db: The store, whose pepper hashes end users.
+        data_dir: Where the traces are.
+        now: The instant that says which window is the current one.
+
+    Raises:
+        StoreError: The traces cannot be read.
+    """
+    fresh = {
+        change.resource.partition(" ")[2]
+        for change in changes
+        if change.action == "budget.added"
+        or (change.action == "budget.changed" and "id" in change.detail)
+    }
+    for budget in config.budgets:
+        if budget.name not in fresh:
+            continue
+        start_us = window_start_us(budget, now)
+        since = (
+            "all traces" if start_us is None else f"the traces since {instant_text(start_us)}"
+        )
+        name = f"budget {shown(budget.name)}"
+        if not budget.backfill:
+            yield f"{name} begins at 0 USD: `backfill` is false"
+            continue
+        spent = spent_in_window(
+            trace_files(data_dir),
+            budget.scope,
+            budget.project,
+            start_us or 0,
+            now,
+            unset=budget.unset,
+            stored_end_user=(db.hash_end_user if config.server.hash_end_users else str),
+        )
+        yield from _begins_at(name, since, spent)
+
+
+def _begins_at(name: str, since: str, spent: Mapping[Subject, NanoUsd]) -> Iterator[str]:
+    total = sum(spent.values())
+    among = f" over {len(spent)} subjects" if () not in spent and spent else ""
+    yield f"{name} begins at {usd_text(total)} USD{among} ({since})"
+    if () in spent:
+        return
+    by_cost = sorted(spent.items(), key=lambda item: (-item[1], item[0]))
+    for subject, amount in by_cost[:SUBJECTS_SHOWN_MAX]:
+        yield f"  {shown(','.join(subject))}: {usd_text(amount)} USD"
+    if len(by_cost) > SUBJECTS_SHOWN_MAX:
+        yield f"  and {len(by_cost) - SUBJECTS_SHOWN_MAX} more"
+
+
+def window_start_us(budget: Budget, now: UnixUs) -> UnixUs | None:
+    """Return where the current window of a budget began; None for one that never begins anew.
+
+    Python takes a midnight that a clock skipped for the instant at which it did.
+    """
+    if budget.period == "total":
+        return None
+    zone = ZoneInfo(budget.timezone)
+    local = datetime.fromtimestamp(now // US_PER_S, zone)
+    day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    if budget.period == "weekly":
+        day -= timedelta(days=day.weekday())
+    elif budget.period == "monthly":
+        day = day.replace(day=1)
+    return UnixUs(int(day.timestamp()) * US_PER_S)
 
 
 def wait_for_reload(pid: int, data_dir: Path) -> None:

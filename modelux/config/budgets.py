@@ -401,20 +401,30 @@ def _leaves(node: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
         yield from _leaves(child)
 
 
-def remarks(config: Config, slugs: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield what is allowed and hardly meant: budgets that no request can match, or twins.
+def remarks(
+    config: Config,
+    keys: Mapping[str, str | None],
+    slugs: Mapping[str, Sequence[str]],
+) -> Iterator[str]:
+    """Yield what is allowed and hardly meant: budgets that no request can match.
 
     Args:
         config: A valid configuration.
+        keys: Id of each key to its project; to None where it was revoked.
         slugs: Project to the names of its live routing configs.
     """
     for budget in config.budgets:
-        why = _never(config, budget, slugs)
+        why = _never(config, budget, keys, slugs)
         if why:
             yield f"budget {shown(budget.name)} can never match: {why}"
 
 
-def _never(config: Config, budget: Budget, slugs: Mapping[str, Sequence[str]]) -> str | None:
+def _never(
+    config: Config,
+    budget: Budget,
+    keys: Mapping[str, str | None],
+    slugs: Mapping[str, Sequence[str]],
+) -> str | None:
     matching = projects_of(config, budget)
     if not matching:
         return "its `project` and its scope name different projects"
@@ -428,6 +438,12 @@ def _never(config: Config, budget: Budget, slugs: Mapping[str, Sequence[str]]) -
             continue
         if scope.is_each:
             continue
+        if scope.type == "key" and scope.value in keys:
+            project = keys[scope.value]
+            if project is None:
+                return f"the key {shown(scope.value)} is revoked"
+            if project not in matching:
+                return f"the key {shown(scope.value)} is project {shown(project)}'s"
         before = seen.setdefault((scope.type, scope.key), scope.value)
         if before != scope.value:
             what = f"the tag {shown(scope.key)}" if scope.key else f"the {scope.type}"

@@ -91,7 +91,7 @@ class Keyring:
                 if key.secret is None:
                     # Read without secrets: what stands is left as it is.
                     return
-                key_id = key.id or self._id_from(hash_key(self._pepper, key.secret))
+                key_id = key.id or self.id_of(key.secret)
                 wanted[key_id] = (key.secret, project.name, key.policy)
         for key_id in known.keys() - wanted.keys():
             self._end(key_id)
@@ -143,6 +143,10 @@ class Keyring:
                         "which was made with `modelux keys create`; make another one"
                     ]
                 )
+
+    def id_of(self, secret: Secret) -> str:
+        """Return the id that a key of the file has where it names none."""
+        return self._id_from(hash_key(self._pepper, secret))
 
     def _add(
         self,

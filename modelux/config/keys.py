@@ -60,6 +60,12 @@ def hash_key(pepper: bytes, key: Secret) -> KeyHash:
     return KeyHash(digest.hexdigest())
 
 
+def hash_end_user(pepper: bytes, end_user: str) -> str:
+    """Return an end user as workers store it under `hash_end_users`."""
+    digest = hmac.new(pepper, b"end_user\0" + end_user.encode(), hashlib.sha256)
+    return f"eu_{digest.hexdigest()[:32]}"
+
+
 def load_pepper(data_dir: Path) -> bytes:
     """Return the pepper of a data directory, making it at the first use.
 

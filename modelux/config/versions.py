@@ -21,7 +21,7 @@ from modelux.config.database import (
     load_json,
 )
 from modelux.config.keyring import Keyring
-from modelux.config.keys import PEPPER_BYTES, load_pepper
+from modelux.config.keys import PEPPER_BYTES, hash_end_user, load_pepper
 from modelux.config.model import Config, KeyPolicy, Model, RoutingConfig, options
 from modelux.config.read import Faults, Reading
 from modelux.config.resolve import LiveRoute, Resolver
@@ -170,6 +170,38 @@ class ControlDb:
     def version(self, route: RouteRow, version: int) -> VersionRow | None:
         """Return one version of a route."""
         return self._routes.version(route, version)
+
+    def known_slugs(self, config: Config) -> dict[str, list[str]]:
+        """Return the slugs that serve, by project, also those that the file adds."""
+        known: dict[str, list[str]] = {project.name: [] for project in config.projects}
+        live = [(row.project, row.slug) for row in self.routes() if row.live is not None]
+        for project, slug in [*live, *((one.project, one.slug) for one in config.routes)]:
+            if project in known:
+                known[project].append(slug)
+        return known
+
+    def known_keys(self, config: Config) -> dict[str, str | None]:
+        """Return each key's project by its id, as once the configuration is applied.
+
+        None stands for the project of a key that opens nothing any more.
+        """
+        known = {
+            row.id: None if row.revoked_at is not None or row.origin == "file" else row.project
+            for row in self.key_rows()
+        }
+        for project in config.projects:
+            for key in project.keys:
+                key_id = key.id or (key.secret and self._keyring.id_of(key.secret))
+                if key_id:
+                    known[key_id] = project.name
+                elif key.secret is None:
+                    # Read without its secrets: any of the file's keys may be this one.
+                    known = {name: owner for name, owner in known.items() if owner is not None}
+        return known
+
+    def hash_end_user(self, end_user: str) -> str:
+        """Return an end user as the traces hold it where only hashes are stored."""
+        return hash_end_user(self._pepper, end_user)
 
     def live_routes(self, config: Config, faults: Faults) -> list[LiveRoute]:
         """Return what serves, of the projects that there are, in the order of making."""

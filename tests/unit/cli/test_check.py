@@ -1,9 +1,17 @@
 """`modelux check`: what loading would change, told before it does."""
 
+from datetime import datetime
+
 import pytest
 
-from modelux.cli.check import change_line
+from modelux.cli.check import change_line, window_start_us
+from modelux.config.model import Budget
 from modelux.config.rows import Change
+from modelux.trace.files import trace_files
+from modelux.trace.store import TraceStore
+from modelux.units import US_PER_S, UnixUs, usd_text
+from tests import traces
+from tests.traces import NOON
 from tests.unit.cli.conftest import FILE, Operator
 
 
@@ -80,3 +88,114 @@ def test_check_of_a_file_that_was_never_applied_makes_nothing(operator: Operator
 )
 def test_a_change_is_one_line(change: Change, line: str) -> None:
     assert change_line(change) == line
+
+
+BUDGET = """
+[[budgets]]
+name = "team"
+scope = { type = "tag", key = "team", value = "ml" }
+cap_usd = 5
+period = "total"
+"""
+
+
+def spend(operator: Operator, number: int, nusd: int, **fields: object) -> None:
+    store = TraceStore(trace_files(operator.folder / "data"), redact=bytes)
+    cost = {"total_usd": usd_text(nusd)}
+    store.insert([traces.trace(number, **{"cost": cost, **fields})], NOON)
+    store.close()
+
+
+def test_a_new_budget_shows_what_its_window_has_spent(operator: Operator) -> None:
+    spend(operator, 1, 1_500_000_000, tags={"team": "ml"})
+    spend(operator, 2, 7_000_000_000, tags={"team": "web"})
+    operator.write("modelux.toml", FILE + BUDGET)
+
+    done = operator.run("check")
+
+    assert done.out.splitlines() == [
+        "modelux.toml is valid; loading it changes:",
+        "  + budget team",
+        'budget "team" begins at 1.500000000 USD (all traces)',
+    ]
+
+
+def test_a_budget_for_each_value_shows_the_dearest(operator: Operator) -> None:
+    for number in range(7):
+        spend(operator, number, 10**9 * (number + 1), tags={"team": f"t{number}"})
+    operator.write("modelux.toml", FILE + BUDGET.replace('"ml"', '"*"'))
+
+    done = operator.run("check")
+
+    assert done.out.splitlines()[2:] == [
+        'budget "team" begins at 28.000000000 USD over 7 subjects (all traces)',
+        *(f'  "t{n}": {n + 1}.000000000 USD' for n in (6, 5, 4, 3, 2)),
+        "  and 2 more",
+    ]
+
+
+def test_only_what_begins_anew_is_summed(operator: Operator) -> None:
+    spend(operator, 1, 1, tags={"team": "ml"})
+    operator.write("modelux.toml", FILE + BUDGET)
+    operator.run("check", "--apply")
+
+    operator.write("modelux.toml", FILE + BUDGET.replace("= 5", "= 6"))
+    dearer = operator.run("check")
+    operator.write("modelux.toml", FILE + BUDGET.replace('"ml"', '"web"'))
+    other = operator.run("check")
+    operator.write("modelux.toml", FILE + BUDGET.replace('"ml"', '"web"') + "backfill = false")
+    at_zero = operator.run("check")
+
+    assert dearer.out.splitlines()[1:] == [
+        "  ~ budget team: cap_usd 5.000000000 -> 6.000000000"
+    ]
+    assert other.out.splitlines()[1:] == [
+        '  ~ budget team: scope {"key": "team", "type": "tag", "value": "ml"} -> '
+        '{"key": "team", "type": "tag", "value": "web"}',
+        'budget "team" begins at 0.000000000 USD (all traces)',
+    ]
+    assert at_zero.out.splitlines()[-1] == (
+        'budget "team" begins at 0 USD: `backfill` is false'
+    )
+
+
+def test_a_budget_that_can_never_match_is_remarked(operator: Operator) -> None:
+    text = BUDGET.replace(
+        '{ type = "tag", key = "team", value = "ml" }',
+        '[{ type = "end_user", id = "a" }, { type = "end_user", id = "b" }]',
+    )
+    operator.write("modelux.toml", FILE + text)
+
+    done = operator.run("check")
+
+    assert done.code == 0
+    assert done.err.splitlines()[-1] == (
+        'budget "team" can never match: the end_user cannot be "a" and "b" at once'
+    )
+
+
+def instant(text: str) -> UnixUs:
+    return UnixUs(int(datetime.fromisoformat(text).timestamp()) * US_PER_S)
+
+
+@pytest.mark.parametrize(
+    ("period", "timezone", "now", "start"),
+    [
+        ("daily", "UTC", "2026-01-31T12:00:00Z", "2026-01-31T00:00:00Z"),
+        ("weekly", "UTC", "2026-02-01T12:00:00Z", "2026-01-26T00:00:00Z"),
+        ("monthly", "UTC", "2026-02-01T00:00:00Z", "2026-02-01T00:00:00Z"),
+        ("monthly", "Europe/Berlin", "2026-01-31T23:30:00Z", "2026-01-31T23:00:00Z"),
+        # On that day Beirut's clocks went from 24:00 to 1:00.
+        ("daily", "Asia/Beirut", "2022-03-27T12:00:00Z", "2022-03-26T22:00:00Z"),
+    ],
+)
+def test_a_window_begins_where_its_period_does(
+    period: str, timezone: str, now: str, start: str
+) -> None:
+    budget = Budget(name="b", period=period, timezone=timezone)
+
+    assert window_start_us(budget, instant(now)) == instant(start)
+
+
+def test_a_total_begins_never() -> None:
+    assert window_start_us(Budget(name="b", period="total"), instant("2026-01-31")) is None

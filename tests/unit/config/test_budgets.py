@@ -31,6 +31,7 @@ downgrade_to = "@cheap"
 """
 NAMED = '[[budgets]]\nname = "x"\n'
 ALL = f'{NAMED}scope = {{ type = "organization" }}\n'
+KEYS = {"ci": "default", "theirs": "other", "gone": None}
 CAPPED = f"{ALL}cap_usd = 1\n"
 
 
@@ -496,6 +497,8 @@ def test_a_declaration_has_its_budgets(tmp_path: Path) -> None:
             'the end_user cannot be "a" and "b" at once',
         ),
         ('{ type = "project", id = "other" }', "name different projects"),
+        ('{ type = "key", id = "gone" }', 'the key "gone" is revoked'),
+        ('{ type = "key", id = "theirs" }', 'the key "theirs" is project "other"\'s'),
     ],
 )
 def test_a_budget_that_can_never_match_is_remarked(
@@ -506,7 +509,7 @@ def test_a_budget_that_can_never_match_is_remarked(
         + f'{NAMED}cap_usd = 1\nproject = "default"\nscope = {scope}\n'
     )
 
-    [remark] = remarks(loaded(tmp_path, text), {"default": ["production", "cheap"]})
+    [remark] = remarks(loaded(tmp_path, text), KEYS, {"default": ["production", "cheap"]})
 
     assert remark.startswith('budget "x" can never match: ')
     assert remark.endswith(why)
@@ -518,9 +521,10 @@ def test_budgets_that_can_match_are_not_remarked(tmp_path: Path) -> None:
         + TEAM
         + f"{NAMED}cap_usd = 1\n"
         + 'scope = [{ type = "end_user", id = "*" }, { type = "end_user", id = "a" }, '
-        + '{ type = "route", slug = "cheap" }, { type = "route", slug = "production" }]\n'
+        + '{ type = "key", id = "ci" }, { type = "route", slug = "cheap" }, '
+        + '{ type = "route", slug = "production" }]\n'
     )
 
     config = loaded(tmp_path, text)
 
-    assert list(remarks(config, {"default": ["production", "cheap"]})) == []
+    assert list(remarks(config, KEYS, {"default": ["production", "cheap"]})) == []

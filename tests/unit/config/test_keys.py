@@ -15,6 +15,7 @@ from modelux.config.keys import (
     PEPPER_NAME,
     checksum,
     has_checksum,
+    hash_end_user,
     hash_key,
     load_pepper,
     make_key,
@@ -92,3 +93,8 @@ def test_a_pepper_of_another_length_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StoreError, match="has 5 bytes and not 32"):
         load_pepper(tmp_path)
+
+
+def test_an_end_user_has_one_hash_under_one_pepper() -> None:
+    assert hash_end_user(bytes(32), "u") == "eu_10e530d27b243207932a1d8785220a1b"
+    assert hash_end_user(bytes([1] * 32), "u") != hash_end_user(bytes(32), "u")
