@@ -517,11 +517,19 @@ pub(crate) fn each_data(stream: &[u8], mut visit: impl FnMut(&[u8])) {
         };
         if line_end == 0 || after.is_empty() {
             let event = &event_start[..event_start.len() - after.len()];
-            let fields = Fields::of(event);
-            let data = fields.data.unwrap_or_default();
-            let data = trim(&data);
-            if !fields.is_error && data != b"[DONE]" {
-                visit(data);
+            let mut look_at = |data| {
+                let data = trim(data);
+                if data != b"[DONE]" {
+                    visit(data);
+                }
+            };
+            if let Some(data) = only_data_line(event) {
+                look_at(data);
+            } else {
+                let fields = Fields::of(event);
+                if !fields.is_error {
+                    look_at(&fields.data.unwrap_or_default());
+                }
             }
             event_start = after;
         }

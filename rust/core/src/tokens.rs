@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bpe_openai::Tokenizer;
 
-use crate::generated::each_piece;
+use crate::generated::{Piece, each_piece};
 use crate::json::{Cursor, Figure, Kind, Text};
 use crate::scan::Shape;
 use crate::sse::{each_data, skip_empty};
@@ -362,15 +362,13 @@ impl<'b> Count<'b> {
 pub fn relayed_tokens(body: &[u8], is_sse: bool, vocabulary: Option<Vocabulary>) -> u64 {
     let vocabulary = vocabulary.filter(|&vocabulary| is_loaded(vocabulary));
     let (mut bytes, mut frames) = (0, 0);
-    // Each text of the answer, put together from its pieces, by where it stands.
-    let mut texts: BTreeMap<(u64, u64, Vec<u8>), Vec<u8>> = BTreeMap::new();
+    let mut texts = Texts::default();
     let mut look_at = |data: &[u8]| {
         each_piece(data, |piece| {
             bytes += piece.text_len();
             frames += piece.frame_tokens();
             if vocabulary.is_some() && bytes <= LOOP_TEXT_BYTES_MAX {
-                let place = (piece.choice, piece.part, piece.field.to_vec());
-                texts.entry(place).or_default().extend_from_slice(&piece.text());
+                texts.add(&piece);
             }
         });
     };
@@ -381,10 +379,45 @@ pub fn relayed_tokens(body: &[u8], is_sse: bool, vocabulary: Option<Vocabulary>)
     }
     match vocabulary {
         Some(vocabulary) if bytes <= LOOP_TEXT_BYTES_MAX => texts
-            .values()
+            .whole
+            .iter()
             .map(|text| count_text(&String::from_utf8_lossy(text), vocabulary))
             .fold(frames, u64::saturating_add),
         _ => frames + bytes,
+    }
+}
+
+/// The texts of an answer, put together from their pieces.
+#[derive(Default)]
+struct Texts {
+    whole: Vec<Vec<u8>>,
+    /// Which of them belongs where: choice, part, field.
+    places: BTreeMap<(u64, u64, Vec<u8>), usize>,
+    /// Where the last piece belonged, as the next mostly belongs there too.
+    last: Option<(u64, u64, Vec<u8>, usize)>,
+}
+
+impl Texts {
+    fn add(&mut self, piece: &Piece<'_>) {
+        let at = match &self.last {
+            Some((choice, part, field, at))
+                if (*choice, *part, field.as_slice())
+                    == (piece.choice, piece.part, piece.field) =>
+            {
+                *at
+            }
+            _ => {
+                let field = piece.field.to_vec();
+                let place = (piece.choice, piece.part, field.clone());
+                let at = *self.places.entry(place).or_insert(self.whole.len());
+                self.last = Some((piece.choice, piece.part, field, at));
+                at
+            }
+        };
+        if at == self.whole.len() {
+            self.whole.push(Vec::new());
+        }
+        self.whole[at].extend_from_slice(&piece.text());
     }
 }
 
