@@ -1,7 +1,8 @@
 """The native module, as the type checker sees it. One section a file of `rust/py/src`."""
 
+from collections.abc import Generator
 from os import PathLike
-from typing import Final, final
+from typing import Final, Literal, TypeAlias, final
 
 __all__ = [
     "CHUNK_FAULTS",
@@ -21,6 +22,11 @@ __all__ = [
     "HEAD_BYTES_CAP",
     "HEAD_FAULTS",
     "HeadFault",
+    "Ledger",
+    "LedgerError",
+    "LedgerFullError",
+    "LedgerInconsistentError",
+    "LedgerNotOursError",
     "Local",
     "Need",
     "Plan",
@@ -38,12 +44,14 @@ __all__ = [
     "STEP_MORE",
     "STEP_WRITE",
     "ScanError",
+    "Slots",
     "SseFollower",
     "TRAILER_BYTES_MAX",
     "Usage",
     "__version__",
     "count",
     "count_text",
+    "is_timezone",
     "is_vocabulary_loaded",
     "load_vocabulary",
     "parse_request",
@@ -51,9 +59,11 @@ __all__ = [
     "parse_toml",
     "patch",
     "relayed_tokens",
+    "row_key",
     "scan",
     "usage_of_answer",
     "vocabulary",
+    "window",
 ]
 
 __version__: str
@@ -237,6 +247,135 @@ class Gate:
     def record_refused(self, refused: Refused, status: int, kind: str, body: bytes) -> None: ...
     @property
     def in_flight(self) -> int: ...
+
+# --- ledger.rs -----------------------------------------------------------------------------
+
+class LedgerError(Exception):
+    """The ledger cannot do what was asked; the message says why."""
+
+class LedgerFullError(LedgerError):
+    """There is no room in the ledger."""
+
+class LedgerNotOursError(LedgerError):
+    """It is missing, unfinished, a copy, of another boot or of another layout."""
+
+class LedgerInconsistentError(LedgerError):
+    """What stands in the ledger contradicts itself, or what was asked contradicts it."""
+
+# key, subject, start and end of the window; spent, held, credits, overrun, crash in nano-USD;
+# requests, overruns, flags (1: soft, 2: exceeded, 4: subjects full).
+_LedgerRow: TypeAlias = tuple[
+    bytes, str, int, int | None, int, int, int, int, int, int, int, int
+]
+
+_LedgerStep: TypeAlias = (
+    # The row by now, as a `_LedgerRow` without a subject.
+    tuple[Literal["balance"], bytes]
+    # How many subjects of a budget have a row in the window.
+    | tuple[Literal["subjects"], bytes, int]
+    # seq, slot, amount, rows: key, subject, end of the window.
+    | tuple[Literal["hold"], int, int, int, list[tuple[bytes, str, int | None]]]
+    # seq, charge; gives amount and overrun, or None.
+    | tuple[Literal["settle"], int, int]
+    # key, subject, end of the window, flags.
+    | tuple[Literal["flag"], bytes, str, int | None, int]
+    # target, charge, bound, µs; gives a factor in thousandths that was just raised, or None.
+    | tuple[Literal["overrun"], str, int, int, int]
+)
+
+@final
+class Ledger:
+    """What every budget has spent and holds; every fault is a `LedgerError`.
+
+    A process opens the map once; `as_worker` gives further views of it.
+    """
+
+    @staticmethod
+    def create(state_dir: str | PathLike[str], *, map_bytes: int, stamp: str) -> Ledger:
+        """Make the map, or take over the one made with the same stamp."""
+
+    @staticmethod
+    def open(state_dir: str | PathLike[str], generation: int = 0) -> Ledger: ...
+    @staticmethod
+    def discard(state_dir: str | PathLike[str]) -> None:
+        """Remove the map; whoever has it open keeps it, unseen."""
+
+    def close(self) -> None: ...
+    def as_worker(self, generation: int) -> Ledger: ...
+    def watch(self, path: str | PathLike[str], slot: int) -> None:
+        """Mark in the cells at `path` when this process waits for the lock and holds it."""
+
+    @property
+    def stamp(self) -> str: ...
+    def row(self, key: bytes) -> _LedgerRow | None: ...
+    def rows(self) -> list[_LedgerRow]: ...
+    def changed_since(self, txn_id: int) -> tuple[int, list[_LedgerRow]]:
+        """Return the number to ask with next time, and the rows written after `txn_id`.
+
+        Numbers of two maps, told apart by `identity` in `info`, do not compare.
+        """
+
+    def info(self) -> dict[str, int]:
+        """Return map_bytes, used_bytes, readers, last_txn_id, holds, identity."""
+
+    def verify(self) -> None:
+        """Compare everything with everything; a `LedgerInconsistentError` says what differs."""
+
+    def import_rows(self, rows: list[_LedgerRow]) -> None:
+        """Set rows to what a copy says, what they held counted as spent."""
+
+    def set_credits(
+        self,
+        key: bytes,
+        subject: str,
+        window_end_s: int | None,
+        credits_nusd: int,
+    ) -> None: ...
+    def drop_past(self, before_s: int, copied_txn_id: int = ...) -> int:
+        """Drop rows that ended by then, hold nothing and were not written since the copy."""
+
+    def add_backfill(
+        self, budget: bytes, rows: list[tuple[bytes, str, int | None, int]]
+    ) -> bool:
+        """Add spend to the rows of a budget that is not known yet, and make it known."""
+
+    def knows_budget(self, budget: bytes) -> bool: ...
+    def clear_stale_readers(self) -> int: ...
+    def orphans(self) -> list[int]:
+        """Return the generations that have slots or holds, living ones included."""
+
+    def recover(self, generation: int) -> dict[str, int]:
+        """End the holds of a dead worker: alive, released, settled, crashed, crash_nusd."""
+
+    def bound_factors(self) -> tuple[int, list[tuple[str, int, int]]]:
+        """Return a generation, and target, factor and worst ratio in thousandths."""
+
+    def reset_bound(self, target: str) -> bool: ...
+    def turn(self, steps: Generator[_LedgerStep, object]) -> None:
+        """Do what `steps` yields in one transaction, each result sent back; for tests."""
+
+@final
+class Slots:
+    """A worker's slots; in Python for tests only."""
+
+    def __new__(cls, state_dir: str | PathLike[str], generation: int, count: int) -> Slots: ...
+    def take(self) -> int | None: ...
+    def held(self, slot: int, seq: int) -> None: ...
+    def sent(self, slot: int, charge_if_dead: int) -> None: ...
+    def progress(self, slot: int, charge_if_dead: int) -> None: ...
+    def done(self, slot: int, charge: int) -> None: ...
+    def free(self, slot: int) -> None: ...
+    def close(self) -> None: ...
+
+def row_key(
+    budget: bytes, values: list[str] | None, window_start_s: int, *, overflow: bool = False
+) -> bytes:
+    """Return the key of a row; `values` of its `*` scopes, None where it has none."""
+
+def window(timezone: str, period: str, unix_s: int) -> tuple[int, int | None]:
+    """Return the first second of the window, and the first after it."""
+
+def is_timezone(name: str) -> bool: ...
 
 # --- pricing.rs ----------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 mod cells;
 mod gate;
+mod ledger;
 mod parse;
 mod pricing;
 mod redact;
@@ -16,6 +17,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
     gate::register(module)?;
+    ledger::register(module)?;
     parse::register(module)?;
     pricing::register(module)?;
     redact::register(module)?;
