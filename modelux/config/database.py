@@ -24,7 +24,7 @@ from modelux.errors import StoreError
 from modelux.units import UnixUs
 
 FILE_NAME: Final = "control.db"
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 BUSY_S: Final = 10.0
 """How long a change waits for another process's; theirs take milliseconds."""
 _OPEN_TRIES_MAX: Final = 50
@@ -115,6 +115,42 @@ BEGIN SELECT RAISE(ABORT, 'versions are immutable'); END;
 CREATE TRIGGER versions_are_never_deleted BEFORE DELETE ON versions
 BEGIN SELECT RAISE(ABORT, 'versions are immutable'); END;
 """
+
+_CORRECTIONS: Final = """
+CREATE TABLE credits (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    row_key BLOB NOT NULL,
+    budget TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    window_start_s INTEGER NOT NULL,
+    window_end_s INTEGER,
+    usd INTEGER NOT NULL CHECK (usd > 0),
+    reason TEXT NOT NULL,
+    request_id TEXT,
+    actor TEXT NOT NULL,
+    created_at_us INTEGER NOT NULL
+);
+CREATE INDEX credits_by_row ON credits (row_key);
+
+CREATE TABLE bound_resets (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    model TEXT NOT NULL,
+    actor TEXT NOT NULL,
+    created_at_us INTEGER NOT NULL
+);
+
+CREATE TRIGGER credits_are_never_changed BEFORE UPDATE ON credits
+BEGIN SELECT RAISE(ABORT, 'credits are append-only'); END;
+CREATE TRIGGER credits_are_never_deleted BEFORE DELETE ON credits
+BEGIN SELECT RAISE(ABORT, 'credits are append-only'); END;
+CREATE TRIGGER bound_resets_are_never_changed BEFORE UPDATE ON bound_resets
+BEGIN SELECT RAISE(ABORT, 'resets of bounds are append-only'); END;
+CREATE TRIGGER bound_resets_are_never_deleted BEFORE DELETE ON bound_resets
+BEGIN SELECT RAISE(ABORT, 'resets of bounds are append-only'); END;
+"""
+
+_STEPS: Final = (_TABLES, _CORRECTIONS)
+"""What leads from each layout to the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,13 +246,13 @@ class Database:
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute("PRAGMA trusted_schema = OFF")
         layout = self._layout()
-        if layout == 0:
+        if layout < LAYOUT:
             with self.transaction():
                 # Another process may have made the tables while this one waited.
-                if self._layout() == 0:
-                    for statement in _statements(_TABLES):
+                for known in range(self._layout(), LAYOUT):
+                    for statement in _statements(_STEPS[known]):
                         self._connection.execute(statement)
-                    self._connection.execute(f"PRAGMA user_version = {LAYOUT}")
+                    self._connection.execute(f"PRAGMA user_version = {known + 1}")
             layout = self._layout()
         if layout != LAYOUT:
             raise StoreError(

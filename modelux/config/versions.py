@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from modelux.config.budgets import budget_data, check_known, downgrade_nodes
+from modelux.config.credits import BoundReset, Credit, CreditRow, Credits, CreditSum
 from modelux.config.database import (
     EVER,
     FILE_NAME,
@@ -47,7 +48,7 @@ FILE_ACTOR: Final = "file"
 class ControlDb:
     """All that is kept of the configuration, in one data directory."""
 
-    __slots__ = ("_database", "_keyring", "_pepper", "_routes")
+    __slots__ = ("_credits", "_database", "_keyring", "_pepper", "_routes")
 
     def __init__(self, data_dir: Path | None) -> None:
         """Open, or make, what `data_dir` keeps; None keeps it in memory, for looking ahead.
@@ -59,6 +60,7 @@ class ControlDb:
         self._database = Database(None if data_dir is None else data_dir / FILE_NAME)
         self._routes = Routes(self._database)
         self._keyring = Keyring(self._database, self._pepper)
+        self._credits = Credits(self._database)
 
     def close(self) -> None:
         """Close the file."""
@@ -392,6 +394,36 @@ class ControlDb:
             RefusedError: There is none, or the file declares it.
         """
         return self._keyring.revoke(key_id, who)
+
+    # --- corrections of the ledger ---------------------------------------------------------
+
+    def add_credit(self, credit: Credit, who: Who) -> int:
+        """Keep a credit; return what its row's come to, in nano-USD.
+
+        Raises:
+            RefusedError: Nothing is credited, no reason is given, or it all comes to too much.
+        """
+        return self._credits.add(credit, who)
+
+    def credits_total(self, key: bytes) -> int:
+        """Return what the credits of one row of the ledger come to, in nano-USD."""
+        return self._credits.total(key)
+
+    def credit_sums(self, ending_after_s: int | None = None) -> list[CreditSum]:
+        """Return the sum of each row that was ever credited; without windows past by then."""
+        return self._credits.sums(ending_after_s)
+
+    def credits_since(self, after_id: int = 0) -> list[CreditRow]:
+        """Return the credits behind a number, oldest first."""
+        return self._credits.since(after_id)
+
+    def add_bound_reset(self, model: str, who: Who) -> int:
+        """Keep the wish that a model's bound is learnt anew; return its number."""
+        return self._credits.add_reset(model, who)
+
+    def bound_resets(self, after_id: int = 0) -> list[BoundReset]:
+        """Return the resets behind a number, oldest first."""
+        return self._credits.resets(after_id)
 
     # --- audit -----------------------------------------------------------------------------
 

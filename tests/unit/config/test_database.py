@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelux import clock
-from modelux.config.database import EVER, Database, Who
+from modelux.config.database import EVER, LAYOUT, Database, Who
 from modelux.errors import StoreError
 
 WHO = Who(actor="cli:somebody", source="a test", why="because")
@@ -77,7 +77,7 @@ def test_a_file_of_a_later_release_is_refused(path: Path, database: Database) ->
     connection.execute("PRAGMA user_version = 99")
     connection.close()
 
-    with pytest.raises(StoreError, match="has layout 99, this release knows 1"):
+    with pytest.raises(StoreError, match="has layout 99, this release knows 2"):
         Database(path)
 
 
@@ -269,4 +269,23 @@ def test_writers_of_several_processes_make_one_chain(path: Path) -> None:
     for index in range(4):
         mine = [row.resource for row in rows if row.actor == f"writer-{index}"]
         assert mine == [str(number) for number in range(25)]
+    database.close()
+
+
+def test_a_file_of_the_first_layout_is_taken_over_with_all_it_holds(path: Path) -> None:
+    database = Database(path)
+    note(database, "x")
+    database.close()
+    connection = sqlite3.connect(path)
+    for table in ("credits", "bound_resets"):
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+
+    database = Database(path)
+
+    assert [row.resource for row in database.audit()] == ["x"]
+    assert database.rows("SELECT count(*) FROM credits") == [(0,)]
+    assert database.rows("PRAGMA user_version") == [(LAYOUT,)]
     database.close()
