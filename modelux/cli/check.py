@@ -9,17 +9,16 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from modelux import clock
+from modelux._native import window
 from modelux.cli.deployment import add_data_dir, instant_text, login, remark, write
 from modelux.config.budgets import remarks
 from modelux.config.database import FILE_NAME
 from modelux.config.file import data_dir_of, find_config, load_config
-from modelux.config.model import Budget, Config
+from modelux.config.model import Config
 from modelux.config.read import shown
 from modelux.config.rows import Change
 from modelux.config.versions import FILE_ACTOR, ControlDb
@@ -147,10 +146,10 @@ def new_budgets(
     for budget in config.budgets:
         if budget.name not in fresh:
             continue
-        start_us = window_start_us(budget, now)
-        since = (
-            "all traces" if start_us is None else f"the traces since {instant_text(start_us)}"
-        )
+        start_s, _ = window(budget.timezone, budget.period, now // US_PER_S)
+        start_us = UnixUs(start_s * US_PER_S)
+        is_total = budget.period == "total"
+        since = "all traces" if is_total else f"the traces since {instant_text(start_us)}"
         name = f"budget {shown(budget.name)}"
         if not budget.backfill:
             yield f"{name} begins at 0 USD: `backfill` is false"
@@ -159,7 +158,7 @@ def new_budgets(
             trace_files(data_dir),
             budget.scope,
             budget.project,
-            start_us or 0,
+            start_us,
             now,
             unset=budget.unset,
             stored_end_user=(db.hash_end_user if config.server.hash_end_users else str),
@@ -178,23 +177,6 @@ def _begins_at(name: str, since: str, spent: Mapping[Subject, NanoUsd]) -> Itera
         yield f"  {shown(','.join(subject))}: {usd_text(amount)} USD"
     if len(by_cost) > SUBJECTS_SHOWN_MAX:
         yield f"  and {len(by_cost) - SUBJECTS_SHOWN_MAX} more"
-
-
-def window_start_us(budget: Budget, now: UnixUs) -> UnixUs | None:
-    """Return where the current window of a budget began; None for one that never begins anew.
-
-    Python takes a midnight that a clock skipped for the instant at which it did.
-    """
-    if budget.period == "total":
-        return None
-    zone = ZoneInfo(budget.timezone)
-    local = datetime.fromtimestamp(now // US_PER_S, zone)
-    day = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
-    if budget.period == "weekly":
-        day -= timedelta(days=day.weekday())
-    elif budget.period == "monthly":
-        day = day.replace(day=1)
-    return UnixUs(int(day.timestamp()) * US_PER_S)
 
 
 def wait_for_reload(pid: int, data_dir: Path) -> None:

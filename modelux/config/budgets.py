@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from modelux import limits
+from modelux._native import is_timezone
 from modelux.config.model import (
     EACH,
     EACH_SCOPES,
@@ -110,11 +111,6 @@ def _read_budget(item: object, place: str, projects: Sequence[str], reading: Rea
             at, 'is missing: action "downgrade" needs a target, as "@cheap" or a model'
         )
     return build(Budget, {**values, "scope": scopes, "downgrade_to": target, "place": place})
-
-
-def is_timezone(name: str) -> bool:
-    """Return whether there is a time zone of that name."""
-    return name in zoneinfo.available_timezones()
 
 
 def _zone_hint(name: str) -> str:

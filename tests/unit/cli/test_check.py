@@ -1,15 +1,12 @@
 """`modelux check`: what loading would change, told before it does."""
 
-from datetime import datetime
-
 import pytest
 
-from modelux.cli.check import change_line, window_start_us
-from modelux.config.model import Budget
+from modelux.cli.check import change_line
 from modelux.config.rows import Change
 from modelux.trace.files import trace_files
 from modelux.trace.store import TraceStore
-from modelux.units import US_PER_S, UnixUs, usd_text
+from modelux.units import usd_text
 from tests import traces
 from tests.traces import NOON
 from tests.unit.cli.conftest import FILE, Operator
@@ -174,28 +171,12 @@ def test_a_budget_that_can_never_match_is_remarked(operator: Operator) -> None:
     )
 
 
-def instant(text: str) -> UnixUs:
-    return UnixUs(int(datetime.fromisoformat(text).timestamp()) * US_PER_S)
+def test_a_window_that_begins_anew_tells_since_when(operator: Operator) -> None:
+    text = BUDGET.replace('"total"', '"monthly"\ntimezone = "Asia/Kolkata"')
+    operator.write("modelux.toml", FILE + text)
 
+    [line] = operator.run("check").out.splitlines()[2:]
 
-@pytest.mark.parametrize(
-    ("period", "timezone", "now", "start"),
-    [
-        ("daily", "UTC", "2026-01-31T12:00:00Z", "2026-01-31T00:00:00Z"),
-        ("weekly", "UTC", "2026-02-01T12:00:00Z", "2026-01-26T00:00:00Z"),
-        ("monthly", "UTC", "2026-02-01T00:00:00Z", "2026-02-01T00:00:00Z"),
-        ("monthly", "Europe/Berlin", "2026-01-31T23:30:00Z", "2026-01-31T23:00:00Z"),
-        # On that day Beirut's clocks went from 24:00 to 1:00.
-        ("daily", "Asia/Beirut", "2022-03-27T12:00:00Z", "2022-03-26T22:00:00Z"),
-    ],
-)
-def test_a_window_begins_where_its_period_does(
-    period: str, timezone: str, now: str, start: str
-) -> None:
-    budget = Budget(name="b", period=period, timezone=timezone)
-
-    assert window_start_us(budget, instant(now)) == instant(start)
-
-
-def test_a_total_begins_never() -> None:
-    assert window_start_us(Budget(name="b", period="total"), instant("2026-01-31")) is None
+    # Midnight in India is half past six in the evening before.
+    assert line.startswith('budget "team" begins at 0.000000000 USD (the traces since ')
+    assert line.endswith("T18:30:00Z)")
