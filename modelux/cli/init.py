@@ -48,16 +48,6 @@ retry_on = ["429", "5xx", "timeout", "connect", "reset", "auth"]
 """
 
 _TAIL: Final = """
-# What may be spent: no request passes a cap, also not many at once. `modelux check` shows what
-# a new budget begins at. Try one out with `shadow`: it counts and never acts.
-# [[budgets]]
-# name = "everything"
-# scope = { type = "organization" }  # or project, end_user, tag, key, route
-# cap_usd = 100
-# period = "monthly"                 # daily, weekly, monthly, total; in `timezone`
-# action = "block"                   # or downgrade (with downgrade_to), warn_only
-# shadow = true
-
 # Prices of models that the catalogue does not know, in USD a million tokens:
 # [prices."vllm/llama-3.3-70b"]
 # input_usd_per_mtok = 0.10

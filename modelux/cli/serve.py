@@ -87,6 +87,7 @@ def serve_options(server: Server, environ: Mapping[str, str]) -> ServeOptions:
             "body_retention_h": server.body_retention_h,
             "record_retention_days": server.record_retention_days,
             "rollup_retention_days": server.rollup_retention_days,
+            "ledger_retention_days": server.ledger_retention_days,
             "redact": list(server.redact),
             "drain_s": server.drain_s,
         },

@@ -62,6 +62,12 @@ METRICS: Final[tuple[Metric, ...]] = (
         "Age of the oldest accepted trace that is not in the store yet.",
     ),
     Metric(
+        "modelux_ledger_copy_age_seconds",
+        Kind.GAUGE,
+        (),
+        "For how long the copy of the ledger on disk may have lacked something.",
+    ),
+    Metric(
         "modelux_traces_accepted_total", Kind.COUNTER, (), "Traces in ring, spill or store."
     ),
     Metric(

@@ -39,6 +39,7 @@ _TABLES: Final = """
 CREATE TABLE rows (
   key BLOB PRIMARY KEY,
   subject TEXT NOT NULL,
+  window_start_s INTEGER NOT NULL,
   window_end_s INTEGER,
   spent_nusd INTEGER NOT NULL CHECK (spent_nusd >= 0),
   held_nusd INTEGER NOT NULL CHECK (held_nusd >= 0),
@@ -67,11 +68,11 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT R
 """
 
 _COLUMNS: Final = (
-    "key, subject, window_end_s, spent_nusd, held_nusd, credits_nusd, overrun_nusd, "
-    "crash_nusd, requests, overruns, flags"
+    "key, subject, window_start_s, window_end_s, spent_nusd, held_nusd, credits_nusd, "
+    "overrun_nusd, crash_nusd, requests, overruns, flags"
 )
 _UPSERT: Final = f"""
-INSERT INTO rows ({_COLUMNS}, budget, updated_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)
+INSERT INTO rows ({_COLUMNS}, budget, updated_us) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 ON CONFLICT (key) DO UPDATE SET
   window_end_s = excluded.window_end_s, spent_nusd = excluded.spent_nusd,
   held_nusd = excluded.held_nusd, credits_nusd = excluded.credits_nusd,
@@ -320,23 +321,6 @@ def events_between(
     ]
 
 
-def after_power_loss(row: LedgerRow) -> LedgerRow:
-    """Return the row with what was held charged: nobody is left who could prove less."""
-    return LedgerRow(
-        key=row.key,
-        subject=row.subject,
-        window_end_s=row.window_end_s,
-        spent_nusd=row.spent_nusd + row.held_nusd,
-        held_nusd=0,
-        credits_nusd=row.credits_nusd,
-        overrun_nusd=row.overrun_nusd,
-        crash_nusd=row.crash_nusd + row.held_nusd,
-        requests=row.requests,
-        overruns=row.overruns,
-        flags=row.flags,
-    )
-
-
 def cutoff_of(now_us: UnixUs, past_s: int) -> int:
     """Return the second before which a window must have ended to count as past."""
     return now_us // US_PER_S - past_s
@@ -349,4 +333,4 @@ def _event_id(row: LedgerRow, kind: EventKind) -> str:
 
 
 def _nothing(row: LedgerRow) -> LedgerRow:
-    return LedgerRow(row.key, row.subject, row.window_end_s)
+    return LedgerRow(row.key, row.subject, row.window_start_s, row.window_end_s)

@@ -4,6 +4,7 @@ Loads are all or nothing: what cannot serve raises before anything has changed, 
 good configuration goes on being what snapshots are compiled from.
 """
 
+import functools
 import json
 import socket
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final, final
 
+from modelux.clock import unix_us
 from modelux.config.compile import compile_snapshot
 from modelux.config.database import Who
 from modelux.config.file import find_config, load_config
+from modelux.config.keys import hash_end_user
 from modelux.config.model import Config, Server
 from modelux.config.read import build
 from modelux.config.rows import MadeKey
 from modelux.config.versions import ControlDb
 from modelux.limits import MIB
+from modelux.store.copy import cutoff_of
+from modelux.supervisor.backfill import budget_order
+from modelux.supervisor.orders import PAST_S, CreditOrder, Orders, ResetOrder
+from modelux.trace.files import trace_files
 
 OLLAMA: Final = ("127.0.0.1", 11434)
 PROBE_TIMEOUT_S: Final = 0.2
@@ -102,6 +109,29 @@ class Configuration:
         """Return the snapshot of what is configured and live; see `Source`."""
         assert self._db is not None, "loaded before it is compiled"
         return compile_snapshot(self._config, self._db)
+
+    def orders(self) -> Orders:
+        """Return what the ledger is to be brought to; see `Source`."""
+        db = self._db
+        assert db is not None, "loaded before the ledger is told"
+        files = trace_files(self.server.data_dir)
+        hashed = self._config.server.hash_end_users
+        # Computed in the keeper's thread: nothing of it may touch the connection of ours.
+        pepper = db.pepper
+        stored = functools.partial(hash_end_user, pepper) if hashed else str
+        return Orders(
+            budgets=[budget_order(one, files, stored) for one in self._config.budgets],
+            credits=[
+                CreditOrder(
+                    key=one.key,
+                    subject=one.subject,
+                    window_end_s=one.window_end_s,
+                    nusd=one.usd,
+                )
+                for one in db.credit_sums(cutoff_of(unix_us(), PAST_S))
+            ],
+            resets=[ResetOrder(id=one.id, model=one.model) for one in db.bound_resets()],
+        )
 
     def notes(self) -> Sequence[str]:
         """Return the options that the last load cannot change before the next start."""

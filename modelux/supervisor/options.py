@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from modelux.store.layout import RELOAD_FILE
+from modelux.supervisor.orders import Orders
 from modelux.supervisor.sockets import Address
 from modelux.units import UnixUs
 
@@ -55,6 +56,9 @@ class Source(Protocol):
 
     def compile(self) -> bytes:
         """Return the snapshot of what is configured, with what other processes changed."""
+
+    def orders(self) -> Orders:
+        """Return what the ledger is to be brought to before the last blob is published."""
 
     def greeting(self, base_url: str) -> Sequence[str]:
         """Return lines for people that say how to send the first request."""

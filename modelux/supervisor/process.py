@@ -1,12 +1,13 @@
 """The supervisor's loop: one thread, one `poll`, a turn ten times a second or on a signal.
 
 ```
- lock data_dir → publish → bind → start workers → all beat → mode ready → writer, control plane
+ lock data_dir → bind → ledger → publish → start workers → all beat → mode ready → the others
         turn: signals → reap → restart → judge heartbeats → republish → mode → shutdown
 ```
 
 It owns the sockets, the cells' `mode`, and the snapshot; it serves nobody (save the refusal of
-`refusal.py`) and takes no lock that a child could hold. What it decides is decided in
+`refusal.py`) and takes no lock that a child could hold: what has to be done to the ledger is
+left to the `keeper`, a thread, and asked about in later turns. What it decides is decided in
 `restart`, `heartbeat` and `shutdown`; here is what has hands. Its own end, however it comes, is
 an end of file on the pipe that every child watches.
 """
@@ -31,8 +32,10 @@ from modelux.store.generations import Generations
 from modelux.store.layout import CELLS_FILE
 from modelux.store.snapshot import SnapshotStore
 from modelux.store.state import StateDir, StateSizes, generation_max, prepare_state_dir
+from modelux.supervisor.accounts import Accounts, Place
 from modelux.supervisor.children import Child, Death, Program, is_stopped
-from modelux.supervisor.heartbeat import HeartbeatWatch, Pulse
+from modelux.supervisor.heartbeat import HeartbeatWatch, Lock, Pulse
+from modelux.supervisor.keeper import Keeper
 from modelux.supervisor.lock import ServeLock
 from modelux.supervisor.options import ServeOptions, Source, write_reload
 from modelux.supervisor.refusal import Refusal
@@ -72,7 +75,17 @@ SIGNALS: Final = (
     signal.SIGUSR2,
 )
 # Of one slot, what counts something that a dead worker no longer has.
-GAUGES: Final = ("heartbeat_us", "in_flight", "connections_open", "upstreams_open")
+GAUGES: Final = (
+    "heartbeat_us",
+    "in_flight",
+    "connections_open",
+    "upstreams_open",
+    "ledger_state",
+)
+FORMER_DRAIN_US: Final = 10 * US_PER_S
+"""Beyond `drain_s`: what workers of a supervisor that is gone may take to end."""
+PREPARED_LOOK_S: Final = 0.05
+STILL_PREPARING_US: Final = 10 * US_PER_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +100,17 @@ class Shared:
     parent_fd: int
     """The read end of the pipe whose writing end goes with us."""
     generations: Generations
+    keeper: Keeper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A snapshot that waits for the ledger to know its budgets."""
+
+    blob: bytes
+    ticket: int
+    is_reload: bool
+    """Somebody asked for it and waits for the answer."""
 
 
 @final
@@ -115,6 +139,7 @@ class Supervisor:
         self._has_been_ready = False
         self._readers_checked_us = now_us
         self._blob = b""
+        self._publication: Publication | None = None
 
     def run(self) -> int:
         """Serve until a signal ends it.
@@ -126,12 +151,12 @@ class Supervisor:
         wakeup_fd = _wake_on_signals()
         lock = ServeLock.take(self._options.data_dir)
         try:
-            shared = self._prepare(lock)
+            shared, early = self._prepare(lock, wakeup_fd)
         except OSError as failure:
             raise StoreError(f"cannot start: {failure}") from failure
         poll = select.poll()
         poll.register(wakeup_fd, select.POLLIN)
-        self._turn(shared, set())
+        self._turn(shared, early)
         while self._shutdown.stage is not Stage.ENDED:
             poll.poll(self._wait_ms(mono_us()))
             self._turn(shared, _take_signals(wakeup_fd))
@@ -140,7 +165,8 @@ class Supervisor:
         self._log.info("stopped")
         return 0
 
-    def _prepare(self, lock: ServeLock) -> Shared:
+    def _prepare(self, lock: ServeLock, wakeup_fd: int) -> tuple[Shared, set[int]]:
+        """Make everything ready for the workers; return also what signals came meanwhile."""
         options = self._options
         blob = self._source.load()
         sizes = StateSizes(
@@ -153,6 +179,8 @@ class Supervisor:
             self._log.warning("state_dir_on_disk", why=state.warning)
         store = SnapshotStore(create_env(state.path, state.map_bytes))
         cells = Cells.create(state.path / CELLS_FILE, options.workers)
+        keeper = self._make_keeper(state)
+        ticket = keeper.prepare(self._source.orders())
         parent_fd, _ = _silent_pipe()
         shared = Shared(
             state=state,
@@ -162,14 +190,44 @@ class Supervisor:
             control_listener=_bind_soon(lock, lambda: bind_single(options.control_listen)),
             parent_fd=parent_fd,
             generations=Generations(options.data_dir, at_least=generation_max(state.path)),
+            keeper=keeper,
         )
+        early = self._wait_prepared(keeper, ticket, wakeup_fd)
         self._publish(shared, blob)
         write_reload(options.data_dir, (), unix_us())
-        return shared
+        return shared, early
+
+    def _make_keeper(self, state: StateDir) -> Keeper:
+        options = self._options
+        place = Place(
+            state_dir=state.path,
+            data_dir=options.data_dir,
+            map_bytes=state.ledger_bytes,
+            patience_us=round(options.drain_s * US_PER_S) + FORMER_DRAIN_US,
+        )
+        accounts = Accounts(place, self._log, unix_us=unix_us, mono_us=mono_us, pause_s=pause_s)
+        return Keeper(accounts, self._log, mono_us)
+
+    def _wait_prepared(self, keeper: Keeper, ticket: int, wakeup_fd: int) -> set[int]:
+        """Wait until the ledger is ready; return the signals that came and do not end us."""
+        early: set[int] = set()
+        told_us = mono_us()
+        while (outcome := keeper.wait(ticket, PREPARED_LOOK_S)) is None:
+            keeper.check()
+            early |= _take_signals(wakeup_fd)
+            if early & {signal.SIGTERM, signal.SIGINT}:
+                raise StoreError("ended by a signal while the ledger was being made ready")
+            if mono_us() - told_us >= STILL_PREPARING_US:
+                told_us = mono_us()
+                self._log.warning("ledger_not_ready_yet")
+        if outcome.fault is not None:
+            raise StoreError(outcome.fault)
+        return early
 
     def _wait_ms(self, now_us: MonoUs) -> int:
         """Return how long to wait for a signal: less than a turn if a worker is due before."""
-        if self._mode == MODE_STARTING or self._shutdown.stage is not Stage.SERVING:
+        is_waited_for = self._mode == MODE_STARTING or self._publication is not None
+        if is_waited_for or self._shutdown.stage is not Stage.SERVING:
             return STARTING_TURN_MS
         dues_us = [child.due_us for child in self._workers if child.due_us is not None]
         return max(1, min([TURN_MS, *(-(-(due - now_us) // US_PER_MS) for due in dues_us)]))
@@ -191,7 +249,7 @@ class Supervisor:
             self._log.error("bug", where="supervisor", what=what)  # noqa: TRY400
             if signal.SIGHUP in signals:
                 self._answer_reload(["a fault of modelux itself; the log of `serve` has it"])
-        for order in self._shutdown.step(now_us, self._alive()):
+        for order in self._shutdown.step(now_us, self._alive(shared)):
             self._obey(shared, order)
 
     def _watch_over(self, shared: Shared, now_us: MonoUs, signals: set[int]) -> None:
@@ -205,21 +263,25 @@ class Supervisor:
                 self._reload(shared)
             elif self._source.has_changed():
                 self._republish(shared)
+            self._end_publication(shared)
         self._show_mode(shared, now_us)
         self._refuse(shared, now_us)
         if now_us - self._readers_checked_us >= CHECK_READERS_EVERY_US:
             self._check_readers(shared, now_us)
+        # Last: what it raises must keep nobody from being reaped, started or judged.
+        shared.keeper.check()
 
     # --- the snapshot ----------------------------------------------------------------------
 
     def _reload(self, shared: Shared) -> None:
-        faults: list[str] = []
         try:
-            self._publish(shared, self._source.load())
+            self._begin_publication(shared, self._source.load(), is_reload=True)
         except ConfigError as failure:
-            faults = failure.faults
+            self._end_reload(failure.faults)
         except StoreError as failure:
-            faults = [str(failure)]
+            self._end_reload([str(failure)])
+
+    def _end_reload(self, faults: list[str]) -> None:
         for fault in faults:
             self._log.error("reload_refused", fault=fault)
         for note in () if faults else self._source.notes():
@@ -236,9 +298,39 @@ class Supervisor:
 
     def _republish(self, shared: Shared) -> None:
         try:
-            self._publish(shared, self._source.compile())
+            self._begin_publication(shared, self._source.compile(), is_reload=False)
         except (ConfigError, StoreError) as failure:
             self._log.error("republish_refused", fault=str(failure))
+
+    def _begin_publication(self, shared: Shared, blob: bytes, *, is_reload: bool) -> None:
+        """Have the ledger prepared for a snapshot; no worker may know a budget before it."""
+        before = self._publication
+        self._publication = Publication(
+            blob=blob,
+            ticket=shared.keeper.prepare(self._source.orders()),
+            # Whoever waits for the one that this takes the place of, is answered by this.
+            is_reload=is_reload or (before is not None and before.is_reload),
+        )
+
+    def _end_publication(self, shared: Shared) -> None:
+        """Publish the snapshot that waits, once the ledger is prepared for it."""
+        waiting = self._publication
+        if waiting is None:
+            return
+        outcome = shared.keeper.outcome(waiting.ticket)
+        if outcome is None:
+            return
+        self._publication = None
+        fault = outcome.fault
+        try:
+            if fault is None:
+                self._publish(shared, waiting.blob)
+        except StoreError as failure:
+            fault = str(failure)
+        if waiting.is_reload:
+            self._end_reload([] if fault is None else [fault])
+        elif fault is not None:
+            self._log.error("republish_refused", fault=fault)
 
     def _publish(self, shared: Shared, blob: bytes) -> None:
         if blob == self._blob:
@@ -256,6 +348,8 @@ class Supervisor:
             if death is None:
                 continue
             self._check_readers(shared, now_us)
+            if child in self._workers:
+                shared.keeper.died(child.generation)
             if self._is_expected(child):
                 child.retire()
                 self._log.debug("ended", child=death.name, child_pid=death.pid, why=death.why)
@@ -370,6 +464,7 @@ class Supervisor:
                     started_us=child.started_us,
                     beat_us=beat_us,
                     is_stopped=is_quiet and is_stopped(child.pid),
+                    lock=Lock(shared.cells.get("ledger_state", slot)),
                 )
             )
         late = self._watch.judge(now_us, pulses)
@@ -383,6 +478,7 @@ class Supervisor:
             child_pid=child.pid,
             quiet_s=round(quiet_us / US_PER_S, 3),
             stopped=late.is_stopped,
+            ledger_lock=late.lock.name.lower(),
         )
         child.is_stalled = True
         child.tell(signal.SIGKILL)
@@ -445,8 +541,9 @@ class Supervisor:
 
     # --- the end ---------------------------------------------------------------------------
 
-    def _alive(self) -> Alive:
+    def _alive(self, shared: Shared) -> Alive:
         return Alive(
+            keeper=not shared.keeper.has_finished(),
             workers=any(child.pid is not None for child in self._workers),
             writer=self._writer.pid is not None,
             control=self._control.pid is not None,
@@ -468,6 +565,8 @@ class Supervisor:
             case Order.KILL_WRITER:
                 self._log.error("traces_left_for_the_next_start")
                 self._writer.tell(signal.SIGKILL)
+            case Order.COPY_LEDGER:
+                shared.keeper.finish()
             case Order.END_CONTROL:
                 self._control.tell(signal.SIGTERM)
             case Order.KILL_CONTROL:

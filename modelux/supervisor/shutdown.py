@@ -3,13 +3,14 @@
 ```
            TERM              delay over        workers gone         writer gone
  SERVING ───────► ANNOUNCED ───────────► DRAINING ───────────► FLUSHING ─────► CLOSING ──► ENDED
-                  readyz 503,            TERM to workers,      TERM to         TERM to
-                  still accepting        KILL when it is late  the writer      control
+                  readyz 503,            TERM to workers,      TERM to         TERM to control,
+                  still accepting        KILL when it is late  the writer      ledger copied
 ```
 
 The writer goes after the workers, because what they accepted lies in their rings; the control
-plane last, because `/metrics` tells how the drain goes. A second signal hurries: everybody but
-the writer is killed at once, and the writer gets a moment to flush.
+plane last, because `/metrics` tells how the drain goes. Once nobody else writes to the ledger
+or copies it, the keeper copies it a last time. A second signal hurries: everybody but the
+writer is killed at once, and writer and keeper get a moment.
 """
 
 from dataclasses import dataclass
@@ -47,17 +48,20 @@ class Order(Enum):
     KILL_WORKERS = "kill workers"
     END_WRITER = "end writer"
     KILL_WRITER = "kill writer"
+    COPY_LEDGER = "copy the ledger"
     END_CONTROL = "end control"
     KILL_CONTROL = "kill control"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alive:
-    """Which children run."""
+    """Who is not done yet."""
 
     workers: bool
     writer: bool
     control: bool
+    keeper: bool
+    """The ledger's last copy is not made yet."""
 
 
 @final
@@ -121,13 +125,16 @@ class Shutdown:
             is_over = now_us >= self._deadline_us
             return self._kill_once(Order.KILL_WRITER) if is_over else []
         self._enter(Stage.CLOSING, now_us + CLOSE_US_MAX)
-        return [Order.END_CONTROL] if alive.control else []
+        copy = [Order.COPY_LEDGER] if alive.keeper else []
+        return [*copy, Order.END_CONTROL] if alive.control else copy
 
     def _close(self, now_us: MonoUs, alive: Alive) -> list[Order]:
+        is_over = now_us >= self._deadline_us
         if alive.control:
-            is_over = self._hurried or now_us >= self._deadline_us
-            return self._kill_once(Order.KILL_CONTROL) if is_over else []
-        self._enter(Stage.ENDED, 0)
+            return self._kill_once(Order.KILL_CONTROL) if self._hurried or is_over else []
+        # A disk that hangs does not keep us: the next start goes on from the map.
+        if not alive.keeper or is_over:
+            self._enter(Stage.ENDED, 0)
         return []
 
     def _enter(self, stage: Stage, deadline_us: int) -> None:

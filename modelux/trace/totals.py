@@ -123,6 +123,7 @@ def encode_metrics(
     shed: Mapping[str, int],
     index_lag_us: int,
     updated_us: int,
+    ledger_copy_age_us: int | None = None,
 ) -> bytes:
     """Return the content of `metrics.json`.
 
@@ -134,6 +135,9 @@ def encode_metrics(
         ("modelux_trace_index_lag_seconds", {}, index_lag_us / US_PER_S),
         ("modelux_traces_accepted_total", {}, accepted),
     ]
+    if ledger_copy_age_us is not None:
+        age_s = ledger_copy_age_us / US_PER_S
+        samples.append(("modelux_ledger_copy_age_seconds", {}, age_s))
     for reason, count in shed.items():
         samples.append(("modelux_traces_shed_total", {"reason": reason}, count))
     histograms: dict[tuple[str, tuple[str, ...]], dict[int, Tally]] = {}

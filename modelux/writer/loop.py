@@ -47,7 +47,9 @@ class TraceWriter:
         options: WriterOptions,
         log: Log,
         unix_us: Callable[[], UnixUs],
+        ledger_copy_age_us: Callable[[], int] | None = None,
     ) -> None:
+        self._ledger_copy_age_us = ledger_copy_age_us
         files = trace_files(data_dir)
         spill = spill_dir(data_dir)
         spill.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -213,6 +215,9 @@ class TraceWriter:
             accepted=accepted,
             shed=shed | {"malformed": self._malformed, "ring_damaged": self._rings.damaged},
             index_lag_us=now_us - since_us if backlog_bytes else 0,
+            ledger_copy_age_us=(
+                None if self._ledger_copy_age_us is None else self._ledger_copy_age_us()
+            ),
             updated_us=now_us,
         )
         path = self._state_dir / METRICS_FILE

@@ -8,6 +8,7 @@ import orjson
 from modelux.trace.retention import RetentionOptions
 
 DRAIN_S: Final = 60.0
+LEDGER_RETENTION_DAYS: Final = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,8 @@ class WriterOptions:
     retention: RetentionOptions = field(default_factory=RetentionOptions)
     drain_s: float = DRAIN_S
     """How long workers may take to end once the supervisor is gone."""
+    ledger_retention_days: int = LEDGER_RETENTION_DAYS
+    """How long the copy of the ledger keeps windows that are over."""
     boot_id: str | None = None
     """Rings of another boot are refused; None: this boot is meant."""
     log_level: str = "info"
@@ -49,6 +52,9 @@ def parse_options(text: str) -> WriterOptions:
         redact=tuple(redact),
         retention=RetentionOptions(**bounds),
         drain_s=float(drain_s),
+        ledger_retention_days=_whole(
+            "ledger_retention_days", raw.get("ledger_retention_days", LEDGER_RETENTION_DAYS)
+        ),
         boot_id=_text("boot_id", raw.get("boot_id")),
         log_level=_text("log_level", raw.get("log_level")) or "info",
         log_format=_text("log_format", raw.get("log_format")) or "auto",

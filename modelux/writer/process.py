@@ -20,6 +20,7 @@ from modelux.clock import mono_us, pause_s, unix_us
 from modelux.errors import StoreError
 from modelux.log import open_log
 from modelux.units import US_PER_S, MonoUs
+from modelux.writer.copier import LedgerCopier
 from modelux.writer.loop import TraceWriter
 from modelux.writer.options import WriterOptions, parse_options
 
@@ -84,24 +85,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ctrl-C reaches the whole group at once; the supervisor says what it means for us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(NICENESS)
+    places = (args.state_dir, args.data_dir)
+    copier = LedgerCopier(*places, options.ledger_retention_days, log, unix_us, mono_us)
     try:
-        writer = TraceWriter(args.state_dir, args.data_dir, options, log, unix_us)
+        writer = TraceWriter(*places, options, log, unix_us, copier.age_us)
     except (StoreError, OSError, ValueError) as failure:
         log.error("trace_writer_not_started", why=str(failure))  # noqa: TRY400 - our own log.
         return EXIT_FAILURE
+    copier.start()
     try:
-        code = _run(writer, signals, _Parent(args.parent_pipe), options)
+        code = _run(writer, copier, signals, _Parent(args.parent_pipe), options)
     finally:
+        # In this order: the last copy may show events.
+        copier.finish()
         writer.close()
     log.info("trace_writer_ended", stored=writer.stored, code=code)
     return code
 
 
 def _run(
-    writer: TraceWriter, signals: _Signals, parent: _Parent, options: WriterOptions
+    writer: TraceWriter,
+    copier: LedgerCopier,
+    signals: _Signals,
+    parent: _Parent,
+    options: WriterOptions,
 ) -> int:
     idle_turns = 0
     while not signals.terminated and not parent.is_gone:
+        if copier.has_died():  # Its traceback is on stderr; a fresh process copies again.
+            return EXIT_FAILURE
         now_us = mono_us()
         try:
             taken = writer.turn(now_us)

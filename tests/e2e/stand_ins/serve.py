@@ -14,6 +14,7 @@ from modelux.errors import ConfigError, StoreError
 from modelux.limits import MIB
 from modelux.log import Log
 from modelux.supervisor.options import ServeOptions
+from modelux.supervisor.orders import Orders
 from modelux.supervisor.process import Supervisor
 from modelux.supervisor.sockets import parse_address
 
@@ -45,6 +46,10 @@ class BlobFile:
         has_changed, self._seen = seen != self._seen, seen
         return has_changed
 
+    def orders(self) -> Orders:
+        """Return none."""
+        return Orders()
+
     def greeting(self, base_url: str) -> Sequence[str]:
         """Return one line."""
         return [f"base URL: {base_url}"]
@@ -64,7 +69,7 @@ def main() -> int:
         workers=given.get("workers", 2),
         data_dir=data_dir,
         state_dir=data_dir / "state",
-        state_map_bytes=MIB,
+        state_map_bytes=4 * MIB,
         ring_bytes=MIB,
         drain_delay_s=given.get("drain_delay_s", 0),
         drain_s=given.get("drain_s", 10),

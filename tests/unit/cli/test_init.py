@@ -53,7 +53,6 @@ def test_commented_lines_load_too(tmp_path: Path) -> None:
     assert {provider.name for provider in config.providers} == {*STARTERS, "vllm"}
     assert len(config.projects[0].keys) == 2
     assert len(config.prices) == 1
-    assert [budget.shadow for budget in config.budgets] == [True]
 
 
 def test_a_file_that_is_there_is_replaced_only_by_force(

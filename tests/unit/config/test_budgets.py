@@ -164,25 +164,6 @@ def test_a_bare_model_to_downgrade_to_is_a_config_without_a_name(
     assert (leaf["model"], leaf["max_output_tokens"]) == ("gpt-4o-mini", 500)
 
 
-def test_a_config_to_downgrade_to_may_stand_right_there(tmp_path: Path, db: ControlDb) -> None:
-    text = (
-        f'{WHOLE}{CAPPED}action = "downgrade"\n'
-        'downgrade_to = { strategy = "fallback", attempts = ["@cheap", "gpt-4o"] }\n'
-    )
-    config = loaded(tmp_path, text)
-
-    [budget] = snapshot_of(config, db)["budgets"]
-
-    [node] = cast("list[dict[str, object]]", budget["downgrade"])
-    children = cast("list[dict[str, object]]", node["children"])
-    assert (node["strategy"], node["slug"]) == ("fallback", None)
-    assert [child.get("slug", child.get("model")) for child in children] == ["cheap", "gpt-4o"]
-    assert budget_data(the_only(config))["downgrade_to"] == {
-        "strategy": "fallback",
-        "attempts": ["@cheap", "gpt-4o"],
-    }
-
-
 def test_each_project_that_can_match_gets_its_own_place_to_go_to(
     tmp_path: Path, db: ControlDb
 ) -> None:

@@ -92,35 +92,6 @@ def test_the_snapshot_of_the_interfaces_example(tmp_path: Path, db: ControlDb) -
     ]
 
 
-def test_what_is_said_of_models_and_of_limits_reaches_workers(
-    tmp_path: Path, db: ControlDb
-) -> None:
-    text = (
-        "[server]\nmin_output_tokens = 32\n[providers.ollama]\n"
-        'on_cancel = "drain"\ndrain_max_ms = 500\n'
-        '[models."ollama/x"]\ncontext_tokens = 8192\ntier = "economy"\ntools = false\n'
-    )
-
-    snapshot = cast("dict[str, dict[str, object]]", compiled(loaded(tmp_path, text), db))
-
-    assert snapshot["server"]["min_output_tokens"] == 32
-    assert snapshot["server"]["default_output_tokens"] == 16_384
-    [provider] = cast("Tables", snapshot)["providers"]
-    assert (provider["on_cancel"], provider["drain_max_ms"]) == ("drain", 500)
-    assert cast("Tables", snapshot)["models"] == [
-        {
-            "provider": "ollama",
-            "model": "x",
-            "context_tokens": 8192,
-            "max_output_tokens": None,
-            "tier": "economy",
-            "tools": False,
-            "images": None,
-            "json_schema": None,
-        }
-    ]
-
-
 def test_no_secret_stands_in_the_snapshot(tmp_path: Path, db: ControlDb) -> None:
     config = loaded(tmp_path, WHOLE)
     db.apply_config(config)

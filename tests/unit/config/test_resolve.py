@@ -1,7 +1,6 @@
 """Who serves what a routing config names; references, cycles and depth."""
 
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -215,52 +214,6 @@ def test_a_targets_time_limit_tightens_the_config_that_it_names(config: Config) 
 
     assert isinstance(children, list)
     assert [(child["slug"], child["timeout_ms"]) for child in children] == [("one", 500)]
-
-
-def test_a_targets_output_limits_hold_for_the_config_that_it_names(config: Config) -> None:
-    """Goal: the tighter of two maxima; of two wishes the inner one's."""
-    routes: dict[str, object] = {
-        "outer": {
-            "strategy": "fallback",
-            "attempts": [
-                {
-                    "model": "@one",
-                    "max_output_tokens": 500,
-                    "min_output_tokens": 5,
-                    "default_output_tokens": 50,
-                },
-                {"model": "@one", "max_output_tokens": 900},
-            ],
-        },
-        "one": {**ONE, "max_output_tokens": 700, "min_output_tokens": 7},
-    }
-
-    children = opened(config, routes, "outer")["children"]
-
-    assert isinstance(children, list)
-    assert [
-        (
-            child["max_output_tokens"],
-            child["min_output_tokens"],
-            child["default_output_tokens"],
-        )
-        for child in children
-    ] == [(500, 7, 50), (700, 7, None)]
-
-
-def test_a_leaf_has_its_limits_and_what_may_be_held_for_it(config: Config) -> None:
-    target = {"model": "gpt-4o", "min_output_tokens": 9, "max_cost_usd": 0.25}
-
-    node = opened(config, {"one": {"strategy": "single", "model": target}}, "one")
-
-    [leaf] = cast("list[dict[str, object]]", node["children"])
-    assert {name: leaf[name] for name in leaf if "output" in name or "cost" in name} == {
-        "max_output_tokens": None,
-        "min_output_tokens": 9,
-        "default_output_tokens": None,
-        "max_cost_nusd": 250_000_000,
-    }
-    assert node["fit_to_budget"] is None
 
 
 def test_a_pinned_version_is_opened_whatever_is_live(config: Config) -> None:

@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelux.config.model import MAX_COST_NUSD_MOST, RoutingConfig
+from modelux.config.model import RoutingConfig
 from modelux.config.read import Faults, Reading
 from modelux.config.routing import (
     canonical,
     content_hash,
     encode,
     read_routing,
-    usd_number,
 )
 from modelux.errors import ConfigError
 from modelux.limits import ROUTE_TARGETS_MAX
@@ -34,13 +33,6 @@ def refused(value: object) -> list[str]:
     with pytest.raises(ConfigError) as failure:
         read(value)
     return failure.value.faults
-
-
-@pytest.mark.parametrize(("written", "word"), [(True, "auto"), (False, "never")])
-def test_a_yes_or_no_to_fitting_is_one_of_its_words(*, written: bool, word: str) -> None:
-    config = read({"strategy": "single", "model": "x", "fit_to_budget": written})
-
-    assert config.fit_to_budget == word
 
 
 # --- spellings -----------------------------------------------------------------------------
@@ -74,12 +66,7 @@ targets = st.one_of(
     names,
     st.fixed_dictionaries(
         {"model": st.just("gpt-4o")},
-        optional={
-            "timeout_ms": limits,
-            "provider_credential_id": st.just("openai"),
-            "max_cost_usd": st.integers(1, MAX_COST_NUSD_MOST).map(usd_number),
-            "max_output_tokens": limits,
-        },
+        optional={"timeout_ms": limits, "provider_credential_id": st.just("openai")},
     ),
 )
 said = {
@@ -90,10 +77,6 @@ said = {
     "idle_timeout_ms": limits,
     "attempt_max_ms": limits,
     "total_budget_ms": limits,
-    "fit_to_budget": st.sampled_from(["auto", "always", "never"]),
-    "min_output_tokens": st.integers(1, 100),
-    "max_output_tokens": st.integers(100, 100_000),
-    "default_output_tokens": limits,
 }
 
 
@@ -188,37 +171,6 @@ def test_any_json_is_a_config_or_refused_with_reasons(value: object) -> None:
         (
             {"strategy": "single", "model": {"model": "@x", "provider_credential_id": "k"}},
             "test: model.provider_credential_id: has no meaning for a routing config",
-        ),
-        (
-            {"strategy": "single", "model": "x", "fit_to_budget": "allways"},
-            'test: fit_to_budget: "allways" is none of "auto", "always", "never", nearest',
-        ),
-        (
-            {"strategy": "single", "model": "x", "fit_to_budget": 1},
-            "test: fit_to_budget: must be a string, not 1",
-        ),
-        (
-            {"strategy": "single", "model": "x", "max_output_tokens": 0},
-            "test: max_output_tokens: 0 is out of range: from 1 to 100000000 tokens",
-        ),
-        (
-            {
-                "strategy": "single",
-                "model": {"model": "x", "max_output_tokens": 9, "min_output_tokens": 10},
-            },
-            "test: model.min_output_tokens: 10 is above `max_output_tokens`, 9; lower it",
-        ),
-        (
-            {"strategy": "single", "model": {"model": "x", "max_cost_usd": 0}},
-            "test: model.max_cost_usd: 0 must be above 0",
-        ),
-        (
-            {"strategy": "single", "model": {"model": "x", "max_cost_usd": 1_000_000.5}},
-            "test: model.max_cost_usd: 1000000.5 is too much: at most 1000000 USD",
-        ),
-        (
-            {"strategy": "single", "model": {"model": "@x", "max_cost_usd": 1}},
-            "test: model.max_cost_usd: has no meaning for a routing config",
         ),
         (
             {"strategy": "fallback", "attempts": ["x"] * (ROUTE_TARGETS_MAX + 1)},

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelux._native import row_key
 from modelux.errors import StoreError
 from modelux.store.copy import (
     DamagedCopyError,
     LedgerCopy,
     Named,
-    after_power_loss,
     events_between,
     set_copy_aside,
 )
-from modelux.store.row import FLAG_EXCEEDED, FLAG_SOFT, FLAG_SUBJECTS_FULL, LedgerRow, row_key
+from modelux.store.row import FLAG_EXCEEDED, FLAG_SOFT, FLAG_SUBJECTS_FULL, LedgerRow
 from modelux.trace.events import EventKind
 from modelux.units import UnixUs
 
@@ -33,7 +33,7 @@ def row(
     spent: int = 0,
     *,
     held: int = 0,
-    subject: bytes = bytes(16),
+    subject: str = "",
     end: int | None = None,
     overrun: int = 0,
     overruns: int = 0,
@@ -41,7 +41,18 @@ def row(
     start: int = 0,
 ) -> LedgerRow:
     return LedgerRow(
-        row_key(BUDGET, subject, start), "", end, spent, held, 0, overrun, 0, 1, overruns, flags
+        row_key(BUDGET, [subject], start),
+        subject,
+        start,
+        end,
+        spent,
+        held,
+        0,
+        overrun,
+        0,
+        1,
+        overruns,
+        flags,
     )
 
 
@@ -68,10 +79,10 @@ def test_each_copy_is_flushed_to_the_disk_and_private(copy: LedgerCopy) -> None:
 
 
 def test_spent_never_falls_whoever_copies(copy: LedgerCopy) -> None:
-    copy.write([row(9), row(1, subject=b"s" * 16)], NAMED, NOW)
-    written = copy.write([row(8), row(2, subject=b"s" * 16)], NAMED, NOW)
+    copy.write([row(9), row(1, subject="s")], NAMED, NOW)
+    written = copy.write([row(8), row(2, subject="s")], NAMED, NOW)
     assert (written.rows, written.fallen) == (1, (row(8),))
-    assert [one.spent_nusd for one in copy.rows(0)] == [9, 2]
+    assert sorted(one.spent_nusd for one in copy.rows(0)) == [2, 9]
 
 
 def test_windows_that_are_over_are_not_asked_for_and_dropped_when_they_are_old(
@@ -85,10 +96,10 @@ def test_windows_that_are_over_are_not_asked_for_and_dropped_when_they_are_old(
 
 
 def test_many_rows_are_copied_in_one_go(copy: LedgerCopy) -> None:
-    rows = [row(n, subject=n.to_bytes(16, "big")) for n in range(1_300)]
+    rows = [row(n, subject=f"{n:05}") for n in range(1_300)]
     assert copy.write(rows, NAMED, NOW).rows == 1_300
     assert copy.write(rows, NAMED, NOW).fallen == ()
-    assert copy.rows(0) == rows
+    assert sorted(copy.rows(0), key=lambda one: one.spent_nusd) == rows
 
 
 @pytest.mark.parametrize(
@@ -171,12 +182,6 @@ def test_however_rows_are_looked_at_no_event_is_lost_or_doubled(
     assert len({event.id for event in events}) == len(events)
 
 
-def test_after_power_loss_what_was_held_is_spent() -> None:
-    found = after_power_loss(row(10, held=4))
-    assert (found.spent_nusd, found.held_nusd, found.crash_nusd) == (14, 0, 4)
-    assert after_power_loss(found) == found
-
-
 def test_budgets_that_were_taken_in_are_remembered(copy: LedgerCopy, tmp_path: Path) -> None:
     copy.note_known([BUDGET, b"c" * 16])
     copy.note_known([BUDGET])
@@ -191,7 +196,7 @@ def test_a_disk_that_takes_nothing_is_said_and_the_copy_stays_whole(copy: Ledger
     copy.write([row(5)], NAMED, NOW)
     pages = copy._connection.execute("PRAGMA page_count").fetchone()[0]
     copy._connection.execute(f"PRAGMA max_page_count = {pages}")
-    many = [row(9, subject=n.to_bytes(16, "big")) for n in range(5_000)]
+    many = [row(9, subject=f"{n:05}") for n in range(5_000)]
     with pytest.raises(StoreError, match="full"):
         copy.write(many, NAMED, NOW)
     assert copy.rows(0) == [row(5)]
@@ -243,5 +248,5 @@ def test_a_copy_of_a_later_release_is_refused_by_name(copy: LedgerCopy, tmp_path
 def test_no_negative_amount_gets_into_the_copy(copy: LedgerCopy) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         copy._connection.execute(
-            "INSERT INTO rows VALUES (x'00', '', NULL, -1, 0, 0, 0, 0, 0, 0, 0, '', 0)"
+            "INSERT INTO rows VALUES (x'00', '', 0, NULL, -1, 0, 0, 0, 0, 0, 0, 0, '', 0)"
         )

@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from modelux.clock import unix_us
+from modelux.config.credits import Credit
 from modelux.config.database import Who
 from modelux.config.model import KeyPolicy
 from modelux.config.versions import ControlDb
 from modelux.errors import ConfigError
 from modelux.supervisor.configuration import Configuration, ollama_models
+from modelux.supervisor.orders import PAST_S
+from modelux.units import US_PER_S
 
+WHO = Who(actor="test", source="test")
 FILE = """
 [server]
 data_dir = "data"
@@ -159,3 +164,57 @@ def test_nobody_on_its_port_counts_as_no_ollama() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
     assert ollama_models(address) is None
+
+
+BUDGETS = """
+[[budgets]]
+name = "all"
+scope = { type = "organization" }
+cap_usd = 10
+[[budgets]]
+name = "ada"
+scope = { type = "end_user", id = "ada" }
+cap_usd = 5
+"""
+
+
+def test_the_ledger_is_ordered_every_budget_of_the_snapshot(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    path.write_text(path.read_text() + BUDGETS)
+    found = configured(tmp_path)
+    published = json.loads(found.load())["budgets"]
+    ordered = [(one.id.hex(), one.name, one.cap_nusd) for one in found.orders().budgets]
+    assert ordered == [(one["id"], one["name"], one["cap_nusd"]) for one in published]
+    assert [name for _, name, _ in ordered] == ["all", "ada"]
+
+
+def credited(db: ControlDb, key: bytes, usd: int, end_s: int | None) -> None:
+    credit = Credit(
+        key=key,
+        budget="all",
+        subject="",
+        window_start_s=0,
+        window_end_s=end_s,
+        usd=usd,
+        reason="billed twice",
+    )
+    db.add_credit(credit, WHO)
+
+
+def test_credits_are_ordered_as_sums_and_those_of_windows_long_over_are_not(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path)
+    found = configured(tmp_path)
+    found.load()
+    other = ControlDb(tmp_path / "data")
+    now_s = unix_us() // US_PER_S
+    for usd in (3, 4):
+        credited(other, b"a" * 40, usd, None)
+    credited(other, b"b" * 40, 5, now_s - PAST_S + 600)
+    credited(other, b"c" * 40, 6, now_s - PAST_S - 600)
+    other.add_bound_reset("openai/gpt-5", WHO)
+    assert found.has_changed()
+    orders = found.orders()
+    assert {one.key[:1]: one.nusd for one in orders.credits} == {b"a": 7, b"b": 5}
+    assert [one.model for one in orders.resets] == ["openai/gpt-5"]

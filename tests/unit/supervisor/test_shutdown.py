@@ -17,10 +17,12 @@ from modelux.units import US_PER_S, MonoUs
 
 DELAY_US = 2 * US_PER_S
 DRAIN_US = 60 * US_PER_S
-ALL = Alive(workers=True, writer=True, control=True)
-NO_WORKERS = Alive(workers=False, writer=True, control=True)
-ONLY_CONTROL = Alive(workers=False, writer=False, control=True)
-NOBODY = Alive(workers=False, writer=False, control=False)
+ALL = Alive(workers=True, writer=True, control=True, keeper=True)
+NO_WORKERS = Alive(workers=False, writer=True, control=True, keeper=True)
+NO_WRITER = Alive(workers=False, writer=False, control=True, keeper=True)
+ONLY_CONTROL = Alive(workers=False, writer=False, control=True, keeper=False)
+ONLY_KEEPER = Alive(workers=False, writer=False, control=False, keeper=True)
+NOBODY = Alive(workers=False, writer=False, control=False, keeper=False)
 
 
 def begun() -> Shutdown:
@@ -54,6 +56,27 @@ def test_the_writer_goes_after_the_workers_and_the_control_plane_last() -> None:
     assert shutdown.step(at(DELAY_US + 3), NO_WORKERS) == []
     assert shutdown.step(at(DELAY_US + 4), ONLY_CONTROL) == [Order.END_CONTROL]
     assert shutdown.step(at(DELAY_US + 5), NOBODY) == []
+    assert shutdown.stage is Stage.ENDED
+
+
+def test_the_ledger_is_copied_once_more_when_the_writer_is_gone_and_waited_for() -> None:
+    shutdown = begun()
+    shutdown.terminate(at(0))
+    shutdown.step(at(DELAY_US), ALL)
+    shutdown.step(at(DELAY_US), NO_WORKERS)
+    orders = shutdown.step(at(DELAY_US), NO_WRITER)
+    assert orders == [Order.COPY_LEDGER, Order.END_CONTROL]
+    assert shutdown.step(at(DELAY_US + CLOSE_US_MAX - 1), ONLY_KEEPER) == []
+    assert shutdown.stage.value == Stage.CLOSING.value
+    shutdown.step(at(DELAY_US + CLOSE_US_MAX - 1), NOBODY)
+    assert shutdown.stage.value == Stage.ENDED.value
+
+
+def test_a_copy_that_hangs_does_not_keep_the_end_from_coming() -> None:
+    shutdown = begun()
+    shutdown.hurry()
+    shutdown.step(at(0), ONLY_KEEPER)
+    assert shutdown.step(at(CLOSE_US_MAX), ONLY_KEEPER) == []
     assert shutdown.stage is Stage.ENDED
 
 
@@ -107,25 +130,28 @@ def test_with_nobody_left_the_end_is_reached_in_one_step() -> None:
 
 @given(
     hurry_at=st.integers(min_value=0, max_value=2 * DRAIN_US),
-    stubborn=st.sets(st.sampled_from(["workers", "writer", "control"])),
+    stubborn=st.sets(st.sampled_from(["workers", "writer", "control", "keeper"])),
 )
 def test_the_end_always_comes_however_stubborn_the_children_are(
     hurry_at: int, stubborn: set[str]
 ) -> None:
     """Method: stubborn children obey only a kill; the others obey the first order."""
-    shutdown, alive = begun(), {"workers", "writer", "control"}
+    names = ("workers", "writer", "control", "keeper")
+    shutdown, alive = begun(), set(names)
     limit = DELAY_US + DRAIN_US + DRAIN_GRACE_US + FLUSH_US_MAX + CLOSE_US_MAX + 10 * US_PER_S
     seen: list[Order] = []
     shutdown.terminate(at(0))
     for now in range(0, limit, US_PER_S // 4):
         if now <= hurry_at < now + US_PER_S // 4:
             shutdown.terminate(at(now))
-        state = Alive(**{name: name in alive for name in ("workers", "writer", "control")})
+        state = Alive(**{name: name in alive for name in names})
         for order in shutdown.step(at(now), state):
             seen.append(order)
             verb, _, name = order.value.partition(" ")
             if verb == "kill" or (verb == "end" and name not in stubborn):
                 alive.discard(name)
+            if order is Order.COPY_LEDGER and "keeper" not in stubborn:
+                alive.discard("keeper")
     assert shutdown.stage is Stage.ENDED
-    assert not alive
+    assert alive <= {"keeper"} & stubborn
     assert len(seen) == len(set(seen))

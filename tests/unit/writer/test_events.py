@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from modelux._native import row_key
 from modelux.errors import StoreError
 from modelux.store.copy import LedgerCopy, Named
-from modelux.store.row import LedgerRow, row_key
+from modelux.store.row import LedgerRow
 from modelux.trace.events import EventKind, load_events
 from modelux.trace.files import trace_files
 from modelux.trace.store import TraceStore
@@ -20,7 +21,7 @@ BUDGET = b"b" * 16
 def copied(data_dir: Path, flags: int, at_us: UnixUs = NOW) -> None:
     """Copy a row that has these flags."""
     copy = LedgerCopy(data_dir)
-    row = LedgerRow(row_key(BUDGET, bytes(16), 0), "", None, spent_nusd=90, flags=flags)
+    row = LedgerRow(row_key(BUDGET, None, 0), "", 0, None, spent_nusd=90, flags=flags)
     copy.write([row], {BUDGET: Named(name="all", cap_nusd=100)}, at_us)
     copy.close()
 

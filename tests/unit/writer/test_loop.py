@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from modelux._native import Cells, RingWriter
+from modelux._native import Cells, RingWriter, row_key
 from modelux.errors import StoreError
 from modelux.log import Log
 from modelux.store.copy import LedgerCopy
-from modelux.store.row import LedgerRow, row_key
+from modelux.store.row import LedgerRow
 from modelux.trace.events import EventKind, load_events
 from modelux.trace.files import trace_files
 from modelux.trace.query import LogFilter, TraceQuery
@@ -300,7 +300,7 @@ def test_events_are_stored_with_the_next_tidying_and_a_broken_copy_stops_no_trac
     place: Place,
 ) -> None:
     copy = LedgerCopy(place.data)
-    row = LedgerRow(row_key(bytes(16), bytes(16), 0), "", None, spent_nusd=1, flags=1)
+    row = LedgerRow(row_key(bytes(16), None, 0), "", 0, None, spent_nusd=1, flags=1)
     copy.write([row], {}, UnixUs(place.now_us))
     writer = place.writer()
     writer.tidy(T0)
