@@ -40,6 +40,10 @@ WORDS: Final[dict[str, Word]] = {
     "check": Word("modelux.cli.check", "validate the configuration, say what would change"),
     "routes": Word("modelux.cli.routes", "list, show, change and roll back routing configs"),
     "keys": Word("modelux.cli.keys", "create, list and revoke keys"),
+    "budgets": Word(
+        "modelux.cli.budgets", "show what every cap has left; correct with a credit"
+    ),
+    "providers": Word("modelux.cli.providers", "set back what was learnt of a model's bills"),
     "logs": Word("modelux.cli.logs", "show traces of requests"),
     "audit": Word("modelux.cli.audit", "show who changed what; verify the chain"),
     "simulate": Word("modelux.cli.simulate", "run the stand-in provider"),

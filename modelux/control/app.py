@@ -13,10 +13,21 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from modelux._native import Cells
-from modelux.control.metrics import CELL_SUMS, CELL_VALUES, Histogram, Sample, render
+from modelux.clock import unix_us
+from modelux.control.budgets import BudgetReader
+from modelux.control.metrics import (
+    CELL_SUMS,
+    CELL_VALUES,
+    Histogram,
+    Sample,
+    render,
+    samples_of_budgets,
+)
+from modelux.errors import StoreError
 from modelux.limits import KIB
 from modelux.log import Log
 from modelux.store.layout import METRICS_FILE
+from modelux.units import US_PER_S
 
 BODY_BYTES_MAX: Final = 64 * KIB
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -33,12 +44,17 @@ class Context:
 
 def make_app(context: Context) -> web.Application:
     """Return the application, ready to be served."""
+    budgets = BudgetReader(context.state_dir)
 
     async def healthz(_request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def metrics(_request: web.Request) -> web.Response:
-        samples = [*samples_of_cells(context.cells), *samples_of_file(context.state_dir)]
+        samples = [
+            *samples_of_cells(context.cells),
+            *samples_of_file(context.state_dir),
+            *_budgets_read(context, budgets),
+        ]
         return web.Response(
             body=render(samples).encode(), headers={"content-type": METRICS_TYPE}
         )
@@ -107,6 +123,15 @@ def samples_of_file(state_dir: Path) -> list[Sample]:
     except FileNotFoundError:
         return []
     return [Sample(name, labels, _value(value)) for name, labels, value in found["samples"]]
+
+
+def _budgets_read(context: Context, budgets: BudgetReader) -> list[Sample]:
+    """Return the money of all budgets; nothing of it, rather than nothing at all, if unread."""
+    try:
+        return samples_of_budgets(budgets.standings(unix_us() // US_PER_S))
+    except StoreError as failure:
+        context.log.error("budgets_unread", why=str(failure))  # noqa: TRY400 - not `logging`.
+        return []
 
 
 def _value(value: float | dict[str, list[float] | float]) -> float | Histogram:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import Enum, unique
 from typing import Final
 
+from modelux.store.budgets import Standing
+from modelux.units import NUSD_PER_USD
+
 
 @unique
 class Kind(Enum):
@@ -54,6 +57,36 @@ METRICS: Final[tuple[Metric, ...]] = (
         Kind.HISTOGRAM,
         ("provider", "model"),
         "From the start of the winning attempt to its first content byte.",
+    ),
+    Metric(
+        "modelux_budget_cap_usd",
+        Kind.GAUGE,
+        ("budget",),
+        "Cap in the open window; the sum over the subjects of a `*` budget.",
+    ),
+    Metric(
+        "modelux_budget_spent_usd",
+        Kind.GAUGE,
+        ("budget",),
+        "Settled charges in the open window, overruns included.",
+    ),
+    Metric(
+        "modelux_budget_held_usd",
+        Kind.GAUGE,
+        ("budget",),
+        "What requests in flight hold.",
+    ),
+    Metric(
+        "modelux_overrun_usd_total",
+        Kind.COUNTER,
+        ("budget",),
+        "Billed above the hold; counts anew in each window.",
+    ),
+    Metric(
+        "modelux_crash_charged_usd_total",
+        Kind.COUNTER,
+        ("budget",),
+        "Charged for requests whose worker died; counts anew in each window.",
     ),
     Metric(
         "modelux_trace_index_lag_seconds",
@@ -116,6 +149,15 @@ class Sample:
     value: float | Histogram
 
 
+BUDGET_METRICS: Final = (
+    "modelux_budget_cap_usd",
+    "modelux_budget_spent_usd",
+    "modelux_budget_held_usd",
+    "modelux_overrun_usd_total",
+    "modelux_crash_charged_usd_total",
+)
+"""Metrics of one budget, in the order of what `samples_of_budgets` sums."""
+
 CELL_SUMS: Final[tuple[tuple[str, Mapping[str, str], str], ...]] = (
     ("modelux_in_flight_requests", {}, "in_flight"),
     ("modelux_connections_open", {"side": "client"}, "connections_open"),
@@ -135,6 +177,29 @@ CELL_VALUES: Final[tuple[tuple[str, Mapping[str, str], str], ...]] = (
     ("modelux_bugs_total", {"where": "control"}, "bugs_control"),
 )
 """Metric, labels and the node cell that holds it."""
+
+
+def samples_of_budgets(found: Iterable[Standing]) -> list[Sample]:
+    """Return the money of each budget, summed over its subjects in the open window."""
+    sums: dict[str, list[int]] = {}
+    for standing in found:
+        row = standing.row
+        amounts = (
+            standing.budget.cap_nusd,
+            row.spent_nusd,
+            row.held_nusd,
+            row.overrun_nusd,
+            row.crash_nusd,
+        )
+        of_budget = sums.setdefault(standing.budget.name, [0] * len(BUDGET_METRICS))
+        for place, amount_nusd in enumerate(amounts):
+            of_budget[place] += amount_nusd
+    return [
+        # A scraper knows no other number; the ledger itself never sees one.
+        Sample(metric, {"budget": name}, amount_nusd / NUSD_PER_USD)
+        for name, of_budget in sums.items()
+        for metric, amount_nusd in zip(BUDGET_METRICS, of_budget, strict=True)
+    ]
 
 
 def render(samples: Sequence[Sample]) -> str:

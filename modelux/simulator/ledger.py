@@ -4,7 +4,7 @@ A record lives from the moment a request has been read to the end of its answer.
 `bill`: with `generated`, a request that is not refused costs its input from the moment it was
 read, and each output token as its bytes leave; with `all` it costs the whole output from that
 moment on, however it ends; with `none` nothing unless it was answered to the end. Answers of
-400 and above are free. So what a request has cost so far never falls, and neither does their sum.
+400 and above are free. So what a request has cost so far never falls, nor does their sum.
 
 Records are bounded; totals go on when the oldest are shed. `totals_json` looks at nothing but
 the sums and the requests that are open, so that a test may read it all the time.

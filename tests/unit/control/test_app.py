@@ -4,15 +4,19 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import aiohttp
 from aiohttp import web
 
-from modelux._native import Cells
+from modelux._native import Cells, Ledger, row_key
 from modelux.control.app import Context, make_app
 from modelux.control.process import check_parser
+from modelux.limits import MIB
 from modelux.log import Log
+from modelux.store.env import create_env
 from modelux.store.layout import CELLS_FILE, METRICS_FILE
+from modelux.store.snapshot import SnapshotStore
 
 Answer = tuple[int, str, Mapping[str, str]]
 
@@ -78,6 +82,48 @@ def test_metrics_hold_the_sums_of_the_trace_writer(tmp_path: Path) -> None:
         'modelux_requests_total{route="@p",provider="openai",model="m",status="200"} 12' in text
     )
     assert 'modelux_ttft_seconds_bucket{provider="openai",model="m",le="+Inf"} 3' in text
+
+
+BUDGET: Final = {
+    "id": "0b" * 16,
+    "name": "team",
+    "scopes": [{"type": "organization"}],
+    "cap_nusd": 2_000_000_000,
+    "period": "total",
+    "timezone": "UTC",
+    "action": "block",
+    "enabled": True,
+    "shadow": False,
+}
+
+
+def publish(state_dir: Path, budgets: list[dict[str, object]]) -> None:
+    env = create_env(state_dir, MIB)
+    SnapshotStore(env).publish(json.dumps({"budgets": budgets}).encode())
+    env.close()
+
+
+def test_metrics_show_how_the_budgets_of_the_snapshot_stand(tmp_path: Path) -> None:
+    publish(tmp_path, [BUDGET])
+    ledger = Ledger.create(tmp_path, map_bytes=4 * MIB, stamp="a boot")
+    key = row_key(bytes.fromhex("0b" * 16), None, 0)
+    ledger.import_rows([(key, "", 0, None, 500_000_000, 0, 0, 7, 0, 1, 1, 0)])
+    ledger.close()
+    lines: list[bytes] = []
+    _, text, _ = ask(context_in(tmp_path, lines), "/metrics")
+    assert 'modelux_budget_cap_usd{budget="team"} 2\n' in text
+    assert 'modelux_budget_spent_usd{budget="team"} 0.5\n' in text
+    assert 'modelux_budget_held_usd{budget="team"} 0\n' in text
+    assert lines == []
+
+
+def test_metrics_are_there_where_the_ledger_is_not(tmp_path: Path) -> None:
+    publish(tmp_path, [BUDGET])
+    lines: list[bytes] = []
+    status, text, _ = ask(context_in(tmp_path, lines), "/metrics")
+    assert (status, "modelux_mode 0" in text) == (200, True)
+    assert "modelux_budget_cap_usd{" not in text
+    assert json.loads(lines[0])["event"] == "budgets_unread"
 
 
 def test_an_unknown_path_and_a_wrong_method_are_told_in_our_shape(tmp_path: Path) -> None:

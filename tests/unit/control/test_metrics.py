@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelux.control.metrics import METRICS, Histogram, Kind, Sample, render
+from modelux._native import row_key
+from modelux.control.metrics import (
+    METRICS,
+    Histogram,
+    Kind,
+    Sample,
+    render,
+    samples_of_budgets,
+)
+from modelux.store.budgets import Budget, Standing
+from modelux.store.row import LedgerRow
 
 LINE = re.compile(r'^([a-z_]+)(\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\})? (\S+)$')
 
@@ -69,3 +79,43 @@ def test_no_label_value_can_break_out_of_its_line(route: str, value: int) -> Non
     match = re.fullmatch(LINE.pattern[1:-1], lines[0], re.DOTALL)
     assert match
     assert float(match[4]) == value
+
+
+def test_the_money_of_a_budget_is_summed_over_its_subjects_which_are_no_labels() -> None:
+    budget = Budget(
+        id=bytes(16),
+        name="per-user",
+        scopes=({"type": "end_user", "id": "*"},),
+        cap_nusd=2_500_000_000,
+        period="total",
+        timezone="UTC",
+        action="block",
+        enabled=True,
+        shadow=False,
+    )
+    found = [
+        Standing(
+            budget=budget,
+            row=LedgerRow(
+                row_key(budget.id, [name], 0),
+                name,
+                0,
+                None,
+                spent_nusd=1_000_000_001,
+                held_nusd=500_000_000,
+                overrun_nusd=7,
+                crash_nusd=250_000_000,
+            ),
+        )
+        for name in ("ann", "bob")
+    ]
+    text = render(samples_of_budgets(found))
+    assert read(text) == {
+        'modelux_budget_cap_usd{budget="per-user"}': 5,
+        'modelux_budget_spent_usd{budget="per-user"}': 2.000000002,
+        'modelux_budget_held_usd{budget="per-user"}': 1,
+        'modelux_overrun_usd_total{budget="per-user"}': 0.000000014,
+        'modelux_crash_charged_usd_total{budget="per-user"}': 0.5,
+    }
+    assert "ann" not in text
+    assert samples_of_budgets([]) == []
