@@ -32,12 +32,13 @@ _READ_TYPES: Final = frozenset({"key", "route"})
 class _Search:
     """One day's question as SQL; `columns` are the values of the `*` scopes."""
 
-    ctes: tuple[str, ...]
+    each_tags: tuple[tuple[str, str], ...]
+    """Name of a temporary table, and the key of the tag whose values it holds."""
     columns: tuple[str, ...]
     joins: tuple[str, ...]
     where: tuple[str, ...]
     values: tuple[object, ...]
-    """Of the common tables first, then of the joins, then of the conditions."""
+    """Of the joins first, then of the conditions."""
 
 
 def spent_in_window(
@@ -117,12 +118,11 @@ def _search(
     end_us: int,
     stored_end_user: Callable[[str], str],
 ) -> _Search:
-    ctes: list[str] = []
+    each_tags: list[tuple[str, str]] = []
     columns: list[str] = []
     joins: list[str] = []
     where = ["records.ts >= ? AND records.ts < ?", "records.cost_nusd > 0"]
-    early: list[object] = []
-    middle: list[object] = []
+    joined: list[object] = []
     late: list[object] = [start_us, end_us]
     if project is not None:
         where.append("records.project = ?")
@@ -135,12 +135,7 @@ def _search(
             where.append("records.end_user = ?")
             late.append(stored_end_user(scope.value))
         elif scope.type == "tag" and scope.is_each:
-            # Read once and in order: asked for each record by itself it would be a search.
-            ctes.append(
-                f"{name} AS MATERIALIZED (SELECT seq, value FROM tags WHERE key = ?"  # noqa: S608
-                " AND ts >= ? AND ts < ?)"
-            )
-            early += [scope.key, start_us, end_us]
+            each_tags.append((name, scope.key))
             joins.append(f"LEFT JOIN {name} ON {name}.seq = records.seq")
             columns.append(f"{name}.value")
         elif scope.type == "tag":
@@ -148,9 +143,9 @@ def _search(
                 f"JOIN tags AS {name} ON {name}.key = ? AND {name}.value = ?"
                 f" AND {name}.ts = records.ts AND {name}.seq = records.seq"
             )
-            middle += [scope.key, scope.value]
+            joined += [scope.key, scope.value]
     return _Search(
-        tuple(ctes), tuple(columns), tuple(joins), tuple(where), (*early, *middle, *late)
+        tuple(each_tags), tuple(columns), tuple(joins), tuple(where), (*joined, *late)
     )
 
 
@@ -159,18 +154,24 @@ def _recorded(
 ) -> Iterator[tuple[tuple[str | None, ...], int]]:
     read = [scope for scope in scopes if scope.type in _READ_TYPES]
     columns = ", ".join(search.columns)
-    ctes = f"WITH {', '.join(search.ctes)} " if search.ctes else ""
+    for name, key in search.each_tags:
+        # By record, which the index of tags is not: without it each record would read them all.
+        day.execute(f"CREATE TEMP TABLE {name} (seq INTEGER PRIMARY KEY, value TEXT)")
+        day.execute(
+            f"INSERT INTO {name} SELECT seq, value FROM tags WHERE key = ?",  # noqa: S608
+            (key,),
+        )
     source = " ".join(("FROM records", *search.joins))
     where = f"WHERE {' AND '.join(search.where)}"
     if not read:
         group = f"GROUP BY {columns}" if columns else ""
         shown = ", ".join((*search.columns, "coalesce(sum(records.cost_nusd), 0)"))
-        query = f"{ctes}SELECT {shown} {source} {where} {group}"
+        query = f"SELECT {shown} {source} {where} {group}"
         for row in day.execute(query, search.values):
             yield row[:-1], int(row[-1])
         return
     shown = ", ".join((*search.columns, "records.cost_nusd", "metas.meta"))
-    query = f"{ctes}SELECT {shown} {source} JOIN metas ON metas.seq = records.seq {where}"
+    query = f"SELECT {shown} {source} JOIN metas ON metas.seq = records.seq {where}"
     unpack = zstandard.ZstdDecompressor()
     for row in day.execute(query, search.values):
         meta = unpack.decompress(row[-1], max_output_size=META_BYTES_MAX)
