@@ -142,14 +142,17 @@ impl Store {
 
     /// Pages in use, as this transaction sees them.
     ///
-    /// LMDB takes fresh pages from the end of the map while it has none to use again, and never
-    /// gives them back: until the end is near, what lies before it counts as used. After that
-    /// only what holds records does, and a part for the list of free pages.
+    /// What holds records, and a part for the list of free pages.
     pub(super) fn pages_used(&self, txn: &RoTxn<'_>) -> Result<u64, LedgerFault> {
-        let taken = self.env.info().last_page_number as u64 + 1;
+        let taken = self.pages_taken();
         let stat = self.records.stat(txn)?;
         let holding = (stat.branch_pages + stat.leaf_pages + stat.overflow_pages) as u64;
         Ok(taken.min(holding + self.pages_max() / 64 + 2))
+    }
+
+    /// Pages that were ever in use; LMDB never gives one back to the end of the map.
+    pub(super) fn pages_taken(&self) -> u64 {
+        self.env.info().last_page_number as u64 + 1
     }
 
     /// Pages of the map.

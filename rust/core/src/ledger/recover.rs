@@ -34,6 +34,8 @@ pub fn recover(ledger: &mut Ledger, generation: u64) -> Result<Recovered, Ledger
         Left::Dead(slots) => Some(slots),
         Left::Unknown => None,
     };
+    // The dead may have been reading: that would keep every page freed from here on in use.
+    ledger.clear_stale_readers()?;
     let mut recovered = Recovered::default();
     for (seq, end) in ends_of(ledger, generation, slots.as_ref())? {
         let (charge_nusd, cause) = match end {

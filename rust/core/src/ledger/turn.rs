@@ -30,6 +30,8 @@ pub(super) struct Scratch {
     places: HashMap<RowKey, usize, BuildHasherDefault<KeyHasher>>,
     bytes: Vec<u8>,
     keys: Vec<usize>,
+    /// Pages that were taken when stale readers were last looked for.
+    looked_at_pages: u64,
 }
 
 struct CachedRow {
@@ -48,7 +50,8 @@ pub struct Turn<'l> {
     generation: u64,
     /// Pages in use when the turn began, looked up when first needed.
     pages: Option<u64>,
-    is_broken: bool,
+    /// Why a write failed: what it left half done can only be dropped.
+    broken: Option<LedgerFault>,
 }
 
 impl<'l> Turn<'l> {
@@ -60,6 +63,13 @@ impl<'l> Turn<'l> {
     ) -> Result<Self, LedgerFault> {
         scratch.rows.clear();
         scratch.places.clear();
+        // A reader that was killed keeps every page that was freed since from being used again.
+        // Somebody looks for such readers every few seconds; where room gets short, now is better.
+        let taken = store.pages_taken();
+        if taken > store.pages_max() / 4 * 3 && taken > scratch.looked_at_pages {
+            store.env.clear_stale_readers()?;
+            scratch.looked_at_pages = taken + store.pages_max() / 64;
+        }
         if let Some(watch) = watch {
             watch.waits();
         }
@@ -75,7 +85,7 @@ impl<'l> Turn<'l> {
             watch,
             generation,
             pages: None,
-            is_broken: false,
+            broken: None,
         })
     }
 
@@ -157,6 +167,7 @@ impl<'l> Turn<'l> {
             self.scratch.keys.push(place);
         }
         self.check_room(makes_rows)?;
+        self.txn()?;
         let key = codec::of_hold(self.generation, seq);
         let head = HoldHead { amount_nusd, deadline_us, slot, request };
         codec::encode_hold(&head, rows, &mut self.scratch.bytes);
@@ -286,18 +297,12 @@ impl<'l> Turn<'l> {
     /// [`LedgerFault::Full`]: nothing of it has happened. Smaller turns that only settle have
     /// room; a turn that fails alone is reported by the caller and tried again later.
     pub fn commit(mut self) -> Result<(), LedgerFault> {
-        if self.is_broken {
-            return Err(LedgerFault::Full);
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
         }
-        let store = self.store;
-        let Some(mut txn) = self.txn.take() else { return Err(failed()) };
-        let id = txn.id() as u64;
-        for row in self.scratch.rows.iter().filter(|row| row.is_changed) {
-            let bytes = codec::encode_row(&row.balance, id);
-            store.records.put(&mut txn, &codec::of_row(ROW, &row.key), &bytes)?;
-        }
-        txn.commit()?;
-        Ok(())
+        let Some(txn) = self.txn.take() else { return Err(failed()) };
+        let committed = write(self.store, txn, &self.scratch.rows);
+        Ok(committed?)
     }
 
     /// Change a row outside of holds: what the keeper sets and adds.
@@ -389,16 +394,14 @@ impl<'l> Turn<'l> {
     }
 
     fn txn(&mut self) -> Result<&mut RwTxn<'l>, LedgerFault> {
-        if self.is_broken {
-            return Err(LedgerFault::Full);
+        if let Some(fault) = &self.broken {
+            return Err(fault.clone());
         }
         self.txn.as_mut().ok_or_else(failed)
     }
 
-    /// A write that failed may have been half done: the turn can only be dropped.
     fn unless_broken<T>(&mut self, result: heed::Result<T>) -> Result<T, LedgerFault> {
-        self.is_broken |= result.is_err();
-        Ok(result?)
+        result.map_err(|error| self.broken.insert(error.into()).clone())
     }
 }
 
@@ -419,6 +422,16 @@ pub(super) enum Cause {
     Settle,
     /// Its worker died with the request under way.
     Crash,
+}
+
+/// Write every row that changed, and commit.
+fn write(store: &Store, mut txn: RwTxn<'_>, rows: &[CachedRow]) -> heed::Result<()> {
+    let id = txn.id() as u64;
+    for row in rows.iter().filter(|row| row.is_changed) {
+        let bytes = codec::encode_row(&row.balance, id);
+        store.records.put(&mut txn, &codec::of_row(ROW, &row.key), &bytes)?;
+    }
+    txn.commit()
 }
 
 fn count_of(store: &Store, txn: &RwTxn<'_>, key: &RowKey) -> Result<u64, LedgerFault> {

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps names the line that failed")]
 
+mod faults;
+mod keep;
+mod recovery;
 mod support;
 mod turns;
 mod windows;

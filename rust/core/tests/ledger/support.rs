@@ -10,7 +10,7 @@ pub const BUDGET: [u8; 16] = [1; 16];
 pub const OTHER: [u8; 16] = [2; 16];
 
 pub struct Bench {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     pub ledger: Ledger,
 }
 
@@ -18,12 +18,23 @@ impl Bench {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ledger = create(dir.path());
-        Self { _dir: dir, ledger }
+        Self { dir, ledger }
     }
 
-    /// Hold on one row, in a turn of its own.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Hold in a turn of its own.
     pub fn hold(&mut self, seq: u64, slot: u32, amount_nusd: u64, rows: &[HoldRow<'_>]) {
         hold(&mut self.ledger, seq, slot, amount_nusd, rows);
+    }
+
+    /// Settle in a turn of its own.
+    pub fn settle(&mut self, seq: u64, charge_nusd: u64) {
+        let mut turn = self.ledger.turn().unwrap();
+        assert!(turn.settle(seq, charge_nusd).unwrap().is_some());
+        turn.commit().unwrap();
     }
 
     pub fn balance(&self, key: &RowKey) -> Balance {
