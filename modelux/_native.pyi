@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from os import PathLike
-from typing import Final, Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, TypedDict, final, type_check_only
 
 __all__ = [
     "CHUNK_FAULTS",
@@ -48,6 +48,10 @@ __all__ = [
     "SseFollower",
     "TRAILER_BYTES_MAX",
     "Usage",
+    "VERDICT_COUNT",
+    "VERDICT_GO",
+    "VERDICT_STOPPED",
+    "VERDICT_WAIT",
     "__version__",
     "count",
     "count_text",
@@ -95,6 +99,10 @@ class Cells:
 
 # --- gate.rs -------------------------------------------------------------------------------
 
+VERDICT_GO: Final[int]
+VERDICT_WAIT: Final[int]
+VERDICT_COUNT: Final[int]
+VERDICT_STOPPED: Final[int]
 STEP_MORE: Final[int]
 STEP_WRITE: Final[int]
 STEP_DONE: Final[int]
@@ -169,6 +177,29 @@ class Refused:
     @property
     def rate_lines(self) -> bytes: ...
 
+@type_check_only
+class BudgetFigures(TypedDict):
+    """What `error.budget` says, in nano-USD."""
+
+    name: str
+    spend_nusd: int
+    held_nusd: int
+    cap_nusd: int
+    remaining_nusd: int
+    period: str
+    period_resets_at: str | None
+
+@type_check_only
+class Stopped(TypedDict):
+    """Why a budget stops a request."""
+
+    code: str
+    message: str
+    param: str | None
+    retry_after_s: int | None
+    max_affordable_output_tokens: int | None
+    budget: BudgetFigures | None
+
 @final
 class Plan:
     """One exchange that the gate let in: its attempts, their answers, its record."""
@@ -197,6 +228,19 @@ class Plan:
     def error_retry_after(self) -> str | None: ...
     def forbid_keep_alive(self) -> None: ...
     def connecting(self) -> None: ...
+    @property
+    def verdict(self) -> int:
+        """What the current attempt waits for: one of `VERDICT_*`."""
+
+    @property
+    def drains(self) -> bool:
+        """Whether the caller is gone and the answer is read on for its usage only."""
+
+    def stopped(self) -> Stopped | None: ...
+    def to_count(self) -> tuple[bytes, str, str] | None:
+        """Return body, shape and vocabulary of a text that is to be counted."""
+
+    def counted(self, text_tokens: int | None) -> None: ...
     def send(self) -> bytes:
         """Return the bytes of the current attempt, which are to be written at once."""
 
@@ -238,6 +282,7 @@ class Gate:
         slot: int,
         generation: int,
         seed: tuple[int, int],
+        ledger_dir: str | PathLike[str] | None = None,
     ) -> Gate: ...
     def load(self, snapshot: bytes, secrets: dict[str, str]) -> None: ...
     def begin(
@@ -245,6 +290,13 @@ class Gate:
     ) -> Plan | Refused | Local | Need: ...
     def refuse(self, data: bytes, code: str, message: str) -> Plan | Refused | Local | Need: ...
     def record_refused(self, refused: Refused, status: int, kind: str, body: bytes) -> None: ...
+    def turn(self, plans: list[Plan]) -> None:
+        """Settle what is due in the ledger, and decide on every plan that waits."""
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a settle waits for a turn."""
+
     @property
     def in_flight(self) -> int: ...
 

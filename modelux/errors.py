@@ -21,6 +21,9 @@ class Row:
     when: str
     """When a caller meets it and what to do, for the reference page; not part of an answer."""
 
+    number: int | None = None
+    """Stands in `error.code` in the place of the word, where callers expect a number."""
+
 
 @unique
 class Cause(Enum):
@@ -32,9 +35,13 @@ class Cause(Enum):
     MISSING_FIELD = "missing_field"
     MODEL_NOT_FOUND = "model_not_found"
     UNSUPPORTED_PARAMETER = "unsupported_parameter"
+    MODEL_NOT_PRICED = "model_not_priced"
+    COST_UNBOUNDED = "cost_unbounded"
     TAG_REQUIRED = "tag_required"
     INVALID_TAG = "invalid_tag"
     INVALID_API_KEY = "invalid_api_key"
+    BUDGET_EXCEEDED = "budget_exceeded"
+    REQUEST_EXCEEDS_BUDGET = "request_exceeds_budget"
     MODEL_NOT_ALLOWED = "model_not_allowed"
     ROUTE_NOT_ALLOWED = "route_not_allowed"
     VERSION_NOT_ALLOWED = "version_not_allowed"
@@ -46,10 +53,12 @@ class Cause(Enum):
     UNSUPPORTED_ENCODING = "unsupported_encoding"
     HEADERS_TOO_LARGE = "headers_too_large"
     RATE_LIMITED = "rate_limited"
+    BUDGET_HELD = "budget_held"
     ALL_ATTEMPTS_FAILED = "all_attempts_failed"
     PROVIDER_CREDENTIAL_REJECTED = "provider_credential_rejected"
     UPSTREAM_MALFORMED = "upstream_malformed"
     OVERLOADED = "overloaded"
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
     CRASH_LOOP = "crash_loop"
     NO_HEALTHY_TARGET = "no_healthy_target"
     UPSTREAM_TIMEOUT = "upstream_timeout"
@@ -101,6 +110,20 @@ ROWS: Final[dict[Cause, Row]] = {
         None,
         "The field is one that no target of the route can honour; `param` names it.",
     ),
+    Cause.MODEL_NOT_PRICED: Row(
+        400,
+        _REQUEST,
+        False,
+        "A budget covers the request and the model has no price, so its cost cannot be held; "
+        "a missing price never means free.",
+    ),
+    Cause.COST_UNBOUNDED: Row(
+        400,
+        _REQUEST,
+        False,
+        "A budget covers the request and nothing bounds what it may cost; the message says "
+        "what to leave out, or to set.",
+    ),
     Cause.TAG_REQUIRED: Row(
         400,
         _REQUEST,
@@ -118,6 +141,22 @@ ROWS: Final[dict[Cause, Row]] = {
         "authentication_error",
         None,
         "The key is absent, unknown, revoked or expired: one message for all of them.",
+    ),
+    Cause.BUDGET_EXCEEDED: Row(
+        402,
+        "budget_exceeded",
+        None,
+        "The cap of a budget is spent; `Retry-After` lasts until its window ends, and "
+        "`error.budget` has the figures.",
+        number=402,
+    ),
+    Cause.REQUEST_EXCEEDS_BUDGET: Row(
+        402,
+        "request_exceeds_budget",
+        None,
+        "The request could never fit the cap of a budget; `max_affordable_output_tokens` is "
+        "the output limit that would.",
+        number=402,
     ),
     Cause.MODEL_NOT_ALLOWED: Row(
         403,
@@ -185,6 +224,13 @@ ROWS: Final[dict[Cause, Row]] = {
         None,
         "The key's own `rpm` is used up; `Retry-After` says for how long.",
     ),
+    Cause.BUDGET_HELD: Row(
+        429,
+        "budget_held",
+        True,
+        "The budget has money, but requests in flight hold it; most of it comes back "
+        "within seconds.",
+    ),
     Cause.ALL_ATTEMPTS_FAILED: Row(
         502,
         _UPSTREAM,
@@ -211,6 +257,13 @@ ROWS: Final[dict[Cause, Row]] = {
         True,
         "This worker, or the last provider, has no room for more; `Retry-After` says "
         "when to come back.",
+    ),
+    Cause.LEDGER_UNAVAILABLE: Row(
+        503,
+        _OVERLOADED,
+        True,
+        "A budget covers the request and its cost cannot be held: the ledger is full or "
+        "cannot be written. Requests that no budget covers go on.",
     ),
     Cause.CRASH_LOOP: Row(
         503,

@@ -71,6 +71,12 @@ TAG_VALUE_BYTES_MAX: Final = 256
 IDENTIFIER_BYTES_MAX: Final = 512
 """End user, trace id, conversation id: longer ones are nobody's identifier."""
 
+COUNTED_AT_ONCE_BYTES_MAX: Final = 8 * KIB
+"""Text whose tokens are counted on the event loop: 0.2 ms. More goes to a thread."""
+
+COUNT_THREADS: Final = 1
+"""Counting takes a core: one thread, so that hostile prompts queue and requests do not."""
+
 # --- routing -------------------------------------------------------------------------------
 
 ROUTE_DEPTH_MAX: Final = 4

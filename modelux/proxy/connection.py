@@ -54,6 +54,7 @@ REQUEST: Final = 1
 CONNECTION: Final = 2
 ANSWER: Final = 3
 ROOM: Final = 4
+LEDGER: Final = 5
 """What the exchange of a connection waits for. Plain integers: in CPython 3.11 each use of an
 enum's member costs as much as ten of these, and a request has a dozen."""
 
@@ -181,7 +182,7 @@ class ClientConnection(asyncio.Protocol):
 
     def is_over(self) -> bool:
         """Return whether this connection needs no more watching."""
-        return self._is_lost
+        return self._is_lost and self.waits_for == NOTHING
 
     def deadline_passed(self) -> None:
         """End what took too long: a linger, a caller that does not read, a wait."""
@@ -189,7 +190,7 @@ class ClientConnection(asyncio.Protocol):
             self._go_on_leaving()
         elif self._lingering_bytes >= 0:
             self.abort()
-        elif self.write_paused:
+        elif self.write_paused and not self.closed:
             # It is the caller that stalls, not the provider.
             self._leave()
             self.abort()
@@ -206,6 +207,10 @@ class ClientConnection(asyncio.Protocol):
         """Go on with a connection, or without one."""
         assert self.waits_for == CONNECTION, self.waits_for
         self._run(Event.CONNECT_FAILED if upstream is None else upstream)
+
+    def turn_over(self) -> None:
+        """Go on after a turn of the ledger."""
+        self._run(b"")
 
     def set_deadline(self, deadline_us: int) -> None:
         """Let the present wait end at `deadline_us`, on the monotonic clock."""
@@ -254,7 +259,7 @@ class ClientConnection(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """End what is in flight: this process has to go."""
-        if self.waits_for in (CONNECTION, ANSWER):
+        if self.waits_for in (CONNECTION, ANSWER, LEDGER):
             self._run(Event.SHUTDOWN)
         elif not self.closed:
             self.close()
@@ -277,10 +282,12 @@ class ClientConnection(asyncio.Protocol):
         if self.closed:
             return
         self.closed = True
-        self._shell.connections.discard(self)
         if self.waits_for != NOTHING:
             self._run(Event.CALLER_GONE)
-        self._coroutine.close()
+        if self.waits_for == NOTHING:
+            # Else an answer is read on for what it was billed: its end is the end of this.
+            self._shell.connections.discard(self)
+            self._coroutine.close()
 
     def _run(self, event: Happening | None) -> None:
         """Resume the exchange; this is the one place where a bug of ours ends a connection."""
@@ -288,6 +295,8 @@ class ClientConnection(asyncio.Protocol):
             self._coroutine.send(event)  # type: ignore[arg-type]  # None starts a coroutine.
         except StopIteration:
             self.waits_for = NOTHING
+            if self.closed:
+                self._shell.connections.discard(self)
         except BaseException as bug:  # noqa: BLE001  # A native panic is one, too.
             self.waits_for = NOTHING
             self._shell.report_bug(self, bug)

@@ -3,8 +3,9 @@
 `serve` is the whole of it; what it calls computes and returns, or waits for the peer. Two
 coarse native calls carry a request: `gate.begin` makes of its bytes everything up to the
 outgoing head (steps 1 to 4), `plan.answer` makes of the answer's bytes everything after it
-(steps 7 and 8). Whatever happens to an exchange, exactly one record of it is written: by the
-native call that ends it, by `give_up`, or by `record_refused`.
+(steps 7 and 8). Where a budget matches, step 5 waits for a turn of the ledger that all requests
+of the moment share (`turns`). Whatever happens to an exchange, exactly one record of it is
+written: by the native call that ends it, by `give_up`, or by `record_refused`.
 """
 
 from modelux import clock
@@ -16,12 +17,17 @@ from modelux._native import (
     STEP_CUT,
     STEP_DONE,
     STEP_FAILED,
+    STEP_MORE,
+    VERDICT_COUNT,
+    VERDICT_GO,
+    VERDICT_STOPPED,
     Plan,
 )
 from modelux.proxy import reply
 from modelux.proxy.connection import (
     ANSWER,
     CONNECTION,
+    LEDGER,
     NOTHING,
     ClientConnection,
     Event,
@@ -44,26 +50,30 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
         caller.plan = plan
         if shell.draining:
             plan.forbid_keep_alive()
-        # 5 reserve: no budget exists in this release, so nothing can match one.
         while True:
-            # 6 send: the first byte leaves in here.
-            pool = pools[plan.provider_index]
-            reached: Happening | None = None if plan.wants_fresh_connection else pool.take()
-            if reached is None:
-                reached = await _connect(caller, plan, pool)
-            if isinstance(reached, UpstreamConnection):
-                _send(caller, plan, reached)
-                step = await _relay(caller, plan, reached)
-                # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
-                _release(caller, plan, pool, reached)
-            else:
-                step = _not_connected(caller, plan, reached)
+            # 5 reserve: nothing of an attempt leaves before its worst case is held.
+            step = await _reserve(caller, plan, shell) if plan.verdict else STEP_MORE
+            if step == STEP_MORE:
+                # 6 send: the first byte leaves in here.
+                pool = pools[plan.provider_index]
+                reached: Happening | None = None if plan.wants_fresh_connection else pool.take()
+                if reached is None:
+                    reached = await _connect(caller, plan, pool)
+                if isinstance(reached, UpstreamConnection):
+                    _send(caller, plan, reached)
+                    step = await _relay(caller, plan, reached)
+                    # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
+                    _release(caller, plan, pool, reached)
+                else:
+                    step = _not_connected(caller, plan, reached)
             if step != STEP_FAILED:
                 break
             if not plan.next():
                 _give_up(caller, plan)
                 break
         caller.plan = None
+        if shell.gate.has_due:
+            shell.turns.settle_soon()
         if shell.times.access_log and plan.recorded is not None:
             status, total_us = plan.recorded
             shell.log.info("request", request_id=plan.id, status=status, total_us=total_us)
@@ -77,6 +87,34 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
                 # More was sent than is answered: closed at once, it could cost the answer.
                 caller.close_lingering()
             return
+
+
+async def _reserve(caller: ClientConnection, plan: Plan, shell: Shell) -> int:
+    """Wait until the attempt's worst case is held. Returns STEP_MORE once it may be sent."""
+    while (verdict := plan.verdict) != VERDICT_GO:
+        if verdict == VERDICT_STOPPED:
+            _refuse(caller, plan)
+            return STEP_DONE
+        caller.waits_for = LEDGER
+        if verdict == VERDICT_COUNT:
+            if shell.turns.count(caller, plan):
+                caller.waits_for = NOTHING
+                continue
+        else:
+            shell.turns.join(caller)
+        caller.set_deadline(plan.deadline_us)
+        happened = await happening()
+        caller.waits_for = NOTHING
+        if isinstance(happened, Event):
+            return plan.fault(int(happened))[0]
+    return STEP_MORE
+
+
+def _refuse(caller: ClientConnection, plan: Plan) -> None:
+    """Tell a caller that a budget stops its request."""
+    answer = reply.stopped(plan, clock.unix_us())
+    plan.give_up(answer.status, answer.type, answer.code, answer.message)
+    caller.transport.write(answer.wire)
 
 
 async def _connect(caller: ClientConnection, plan: Plan, pool: Pool) -> Happening:
@@ -125,9 +163,12 @@ async def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnect
             step, out = plan.answer(happened)
         else:
             assert isinstance(happened, Event), happened
-            if happened is not Event.EOF:
-                upstream.abort()
             step, out = plan.fault(int(happened))
+            if plan.drains:
+                # Nobody reads it any more, so nobody can be too slow for it.
+                upstream.transport.resume_reading()
+            elif happened is not Event.EOF:
+                upstream.abort()
         if out and not caller.closed:
             write(out)
         if step >= STEP_DONE:

@@ -11,9 +11,9 @@ from typing import Final
 
 import orjson
 
-from modelux._native import Local, Plan, Refused
+from modelux._native import BudgetFigures, Local, Plan, Refused
 from modelux.errors import ROWS, Cause
-from modelux.units import US_PER_S, UnixUs
+from modelux.units import US_PER_S, UnixUs, usd_text
 
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 OVERLOADED_STATUSES: Final = frozenset({503, 529})
@@ -109,6 +109,48 @@ def failure(plan: Plan, unix_us: UnixUs) -> Answer:
     return _own(plan, Cause.ALL_ATTEMPTS_FAILED, unix_us)
 
 
+def stopped(plan: Plan, unix_us: UnixUs) -> Answer:
+    """Return the answer to a request that a budget stops before anything of it is sent."""
+    why = plan.stopped()
+    assert why is not None, "asked of a plan that may go"
+    cause = Cause(why["code"])
+    row = ROWS[cause]
+    extras: dict[str, object] = {}
+    if why["budget"] is not None:
+        extras["budget"] = _budget(why["budget"])
+    if cause is Cause.REQUEST_EXCEEDS_BUDGET:
+        extras["max_affordable_output_tokens"] = why["max_affordable_output_tokens"]
+    lines = plan.own_lines() + _should_retry(row.should_retry)
+    if why["retry_after_s"] is not None:
+        lines += b"Retry-After: %d\r\n" % why["retry_after_s"]
+    code = cause.value if row.number is None else row.number
+    body = _error_body(row.type, code, why["message"], why["param"], **extras)
+    wire = _wire(
+        row.status, body, lines, keep_alive=plan.keep_alive, head_only=False, unix_us=unix_us
+    )
+    return Answer(
+        wire=wire, status=row.status, type=row.type, code=cause.value, message=why["message"]
+    )
+
+
+def _budget(figures: BudgetFigures) -> dict[str, object]:
+    """Return `error.budget`: amounts as numbers of USD, always with all keys."""
+    return {
+        "name": figures["name"],
+        "spend_usd": _usd(figures["spend_nusd"]),
+        "held_usd": _usd(figures["held_nusd"]),
+        "cap_usd": _usd(figures["cap_nusd"]),
+        "remaining_usd": _usd(figures["remaining_nusd"]),
+        "period": figures["period"],
+        "period_resets_at": figures["period_resets_at"],
+    }
+
+
+def _usd(amount_nusd: int) -> float:
+    """Return USD as the number that JSON shows: the double nearest to the exact decimal."""
+    return float(usd_text(amount_nusd))
+
+
 def internal_error(unix_us: UnixUs) -> bytes:
     """Return the answer for a bug of ours: says nothing of it, closes the connection."""
     row = ROWS[Cause.INTERNAL_ERROR]
@@ -138,7 +180,8 @@ def _own(plan: Plan, cause: Cause, unix_us: UnixUs, *, upstream: int | None = No
     if cause is Cause.OVERLOADED:
         retry_after = plan.error_retry_after or str(OVERLOADED_RETRY_AFTER_S)
         lines += b"Retry-After: " + _field(retry_after) + b"\r\n"
-    body = _error_body(row.type, cause.value, message, None, upstream_status=upstream)
+    extras = {} if upstream is None else {"upstream_status": upstream}
+    body = _error_body(row.type, cause.value, message, None, **extras)
     wire = _wire(
         row.status, body, lines, keep_alive=plan.keep_alive, head_only=False, unix_us=unix_us
     )
@@ -216,17 +259,10 @@ def _field(text: str) -> bytes:
 
 
 def _error_body(
-    kind: str, code: str, message: str, param: str | None, *, upstream_status: int | None = None
+    kind: str, code: str | int, message: str, param: str | None, **extras: object
 ) -> bytes:
-    error: dict[str, str | int | None] = {
-        "message": message,
-        "type": kind,
-        "param": param,
-        "code": code,
-    }
-    if upstream_status is not None:
-        error["upstream_status"] = upstream_status
-    return orjson.dumps({"error": error})
+    error: dict[str, object] = {"message": message, "type": kind, "param": param, "code": code}
+    return orjson.dumps({"error": error | extras})
 
 
 def _wire(

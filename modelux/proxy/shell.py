@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from modelux._native import Cells, Gate
 from modelux.log import Log
+from modelux.proxy.turns import Turns
 from modelux.proxy.upstream import Pool
 from modelux.proxy.wheel import Wheel
 
@@ -43,6 +44,7 @@ class Shell:
         "pools",
         "serve_connection",
         "times",
+        "turns",
         "wheel",
     )
 
@@ -54,6 +56,7 @@ class Shell:
         pools: list[Pool],
         times: Times,
         wheel: Wheel,
+        turns: Turns,
         log: Log,
         serve: "Callable[[ClientConnection, Shell], Coroutine[None, object, None]]",
     ) -> None:
@@ -63,6 +66,7 @@ class Shell:
         self.times = times
         self.log = log
         self.wheel = wheel
+        self.turns = turns
         self.connections: set[ClientConnection] = set()
         self.draining = False
         self.serve_connection = serve
@@ -95,5 +99,6 @@ class Shell:
             # second panic here would leave the caller waiting.
             with contextlib.suppress(RuntimeError):
                 plan.abandon()
+                self.turns.settle_soon()
         if isinstance(bug, KeyboardInterrupt | SystemExit):
             sys.exit(1)

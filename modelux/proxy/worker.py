@@ -29,6 +29,7 @@ from modelux.pricing.catalogue import catalogue_bytes
 from modelux.proxy.connection import REQUEST, ClientConnection
 from modelux.proxy.exchange import serve
 from modelux.proxy.shell import Shell, Times
+from modelux.proxy.turns import Turns
 from modelux.proxy.upstream import Origin, Pool, Resolver
 from modelux.proxy.wheel import TICK_US, Wheel
 from modelux.store.layout import CELLS_FILE, RING_PREFIX, SPILL_DIRECTORY, boot_id
@@ -147,6 +148,7 @@ class Worker:
                 int.from_bytes(os.urandom(8), "little"),
                 int.from_bytes(os.urandom(8), "little"),
             ),
+            ledger_dir=arguments.state_dir,
         )
         cells = Cells.open(cells_path)
         cells.set("worker_snapshot", self._generation, arguments.slot)
@@ -156,6 +158,7 @@ class Worker:
             pools=self._pools_of(document),
             times=times_of(document),
             wheel=self._wheel,
+            turns=Turns(gate, self._loop),
             log=self._log,
             serve=serve,
         )
@@ -234,6 +237,7 @@ class Worker:
         if not self._ended.done():
             for caller in list(self._shell.connections):
                 caller.shut_down()
+            self._shell.turns.flush()
             self._ended.set_result(None)
 
 

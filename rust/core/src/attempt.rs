@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use crate::pricing;
-use crate::routing::FailedBy;
+use crate::request::FlatRef;
+use crate::routing::{FailedBy, Leaf};
 use crate::usage::Usage;
 
 /// How an attempt ended.
@@ -25,6 +26,8 @@ pub enum Outcome {
     Interrupted,
     /// The caller went away.
     Cancelled,
+    /// Nothing was sent: a budget stood in its way.
+    Skipped,
 }
 
 impl Outcome {
@@ -40,13 +43,64 @@ impl Outcome {
             Self::Malformed => "malformed",
             Self::Interrupted => "interrupted",
             Self::Cancelled => "cancelled",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// What the hold of an attempt was measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldBy {
+    /// A token for each byte of the text.
+    Bytes,
+    /// The tokens of the text, counted.
+    Count,
+    /// What the target says that it may cost at most.
+    MaxCost,
+}
+
+impl HeldBy {
+    /// The public word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => "bytes",
+            Self::Count => "count",
+            Self::MaxCost => "max_cost",
+        }
+    }
+}
+
+/// What the charge of an attempt rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettledBy {
+    /// Usage that the provider reported.
+    Usage,
+    /// What was relayed, counted.
+    Counted,
+    /// The whole hold: nothing proves less.
+    Hold,
+    /// Nothing was billed, and that is certain.
+    Released,
+}
+
+impl SettledBy {
+    /// The public word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "usage",
+            Self::Counted => "counted",
+            Self::Hold => "hold",
+            Self::Released => "released",
         }
     }
 }
 
 /// One call to one target.
-#[derive(Debug)]
 pub struct Attempt {
+    /// The config that the target stands in.
+    pub(crate) flat: FlatRef,
     /// Index of the leaf.
     pub leaf: usize,
     /// Why this one was tried.
@@ -75,6 +129,14 @@ pub struct Attempt {
     pub credential: usize,
     /// What ended it, where a time limit did: in milliseconds.
     pub limit_ms: u64,
+    /// What was held for it, where a budget matched.
+    pub held_nusd: Option<u64>,
+    /// What that was measured by.
+    pub held_by: Option<HeldBy>,
+    /// What it was charged, where a budget matched.
+    pub charged_nusd: Option<u64>,
+    /// What the charge rests on.
+    pub settled_by: Option<SettledBy>,
     pub(crate) failed_by: Option<FailedBy>,
     pub(crate) pooled: bool,
     pub(crate) bytes_received: u64,
@@ -84,6 +146,12 @@ pub struct Attempt {
 }
 
 impl Attempt {
+    /// The target.
+    #[must_use]
+    pub fn target(&self) -> &Leaf {
+        &self.flat.flat().leaves[self.leaf]
+    }
+
     /// How long it waited for a new connection; 0 on a pooled one.
     #[must_use]
     pub fn connect_us(&self) -> u64 {

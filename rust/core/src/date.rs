@@ -1,4 +1,4 @@
-//! The `Date` field: seconds since 1970 as the one form that HTTP sends.
+//! Instants as text: the one form that HTTP sends, and ISO 8601 for people and programs.
 
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] =
@@ -7,6 +7,11 @@ const SECONDS_OF_DAY: u64 = 86_400;
 /// Days from 0000-03-01 to 1970-01-01: years that begin in March end with their leap day.
 const DAYS_BEFORE_1970: u64 = 719_468;
 const DAYS_OF_400_YEARS: u64 = 146_097;
+
+/// `2026-12-01T00:00:00Z`; None beyond the year 9999.
+pub(crate) fn iso_instant(unix_s: i64) -> Option<String> {
+    jiff::Timestamp::from_second(unix_s).ok().map(|instant| instant.to_string())
+}
 
 /// Append `date: Sun, 06 Nov 1994 08:49:37 GMT` with its line end.
 pub fn push_date_line(out: &mut Vec<u8>, unix_s: u64) {

@@ -22,9 +22,9 @@ pub(crate) fn push_hex(out: &mut Vec<u8>, number: u64) {
     }
 }
 
-/// USD with nine decimals; `short` drops trailing zeros down to six.
+/// USD with nine decimals; trailing zeros are dropped down to `decimals_min`.
 #[expect(clippy::cast_possible_truncation, reason = "one decimal digit")]
-pub fn push_usd(out: &mut Vec<u8>, nusd: u64, short: bool) {
+pub fn push_usd(out: &mut Vec<u8>, nusd: u64, decimals_min: u32) {
     push_number(out, nusd / 1_000_000_000);
     out.push(b'.');
     let fraction = nusd % 1_000_000_000;
@@ -32,7 +32,7 @@ pub fn push_usd(out: &mut Vec<u8>, nusd: u64, short: bool) {
     let mut rest = fraction;
     let mut written = 0;
     while divisor > 0 {
-        if short && written >= 6 && rest == 0 {
+        if written >= decimals_min && rest == 0 {
             break;
         }
         out.push(b'0' + (rest / divisor) as u8);

@@ -15,6 +15,7 @@
 
 mod answer_head;
 mod attempts;
+mod hold;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -28,7 +29,8 @@ use crate::fields::{passes_back, starts_with_ignoring_case, travels};
 use crate::gate::Gate;
 use crate::head::{self, Framing, Parse, RequestHead, ResponseHead};
 use crate::inflate;
-use crate::pricing::{self, Catalogue, Price};
+use crate::learnt::Learnt;
+use crate::pricing::{Catalogue, Price};
 use crate::record;
 use crate::request::Choice;
 use crate::routing::{FailedBy, Leaf};
@@ -36,7 +38,9 @@ use crate::scan::{Facts, IDENTIFIER_BYTES_MAX};
 use crate::snapshot::{Provider, Snapshot};
 use crate::sse::Follower;
 use crate::subject::{Endpoint, RateState, Subject};
-use crate::usage::Usage;
+
+pub use hold::{BudgetShown, Matched, Stopped, Tally, Verdict};
+pub(crate) use hold::{Evidence, Hold};
 
 /// Longest head of a provider's answer.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -52,6 +56,10 @@ pub const INTERIM_ANSWERS_MAX: u32 = 16;
 
 /// Kept of one streamed answer for the trace.
 pub const STREAM_KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+/// What the record says where the caller hung up.
+const CLIENT_CLOSED: (&str, &str, &str) =
+    ("invalid_request_error", "client_closed", "the caller closed the connection");
 
 /// What the shell tells of an attempt that did not go on by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,12 +159,12 @@ pub struct Plan {
     consumed: usize,
     head_bytes: usize,
     catalogue: Rc<Catalogue>,
+    learnt: Rc<Learnt>,
     lines: Vec<u8>,
     query: String,
     http_1_0: bool,
     keep_alive: bool,
     provider_key: Option<String>,
-    wire: Vec<u8>,
     tries_here: u32,
     tried_fresh: bool,
     /// When the first attempt of each config began that limits all of its attempts together.
@@ -176,6 +184,13 @@ pub struct Plan {
     may_go_on: bool,
     recorded: Option<(u16, u64)>,
     in_flight: Option<InFlight>,
+    /// The provider that the caller's own key is for.
+    key_provider: usize,
+    pub(crate) budgets: Matched,
+    /// What is held for the current attempt.
+    hold: Option<Hold>,
+    /// The caller is gone, and the answer is read on for its usage: until then.
+    drains_until_us: Option<u64>,
 }
 
 impl Plan {
@@ -186,6 +201,7 @@ impl Plan {
     pub(crate) fn new(
         snapshot: Rc<Snapshot>,
         catalogue: Rc<Catalogue>,
+        learnt: Rc<Learnt>,
         endpoint: Endpoint,
         subject: Subject,
         facts: Facts,
@@ -214,6 +230,7 @@ impl Plan {
             .and_then(|value| std::str::from_utf8(value).ok())
             .filter(|key| !key.is_empty())
             .map(str::to_owned);
+        let key_provider = choice.flat.flat().leaves[choice.first].provider;
         Self {
             snapshot,
             endpoint,
@@ -226,12 +243,12 @@ impl Plan {
             consumed,
             head_bytes: head.head_bytes,
             catalogue,
+            learnt,
             lines,
             query: head.query.to_owned(),
             http_1_0: head.minor_version == 0,
             keep_alive: head.keep_alive,
             provider_key,
-            wire: Vec::new(),
             tries_here: 0,
             tried_fresh: false,
             entered_us: Vec::new(),
@@ -250,6 +267,10 @@ impl Plan {
             may_go_on: true,
             recorded: None,
             in_flight: Some(in_flight),
+            key_provider,
+            budgets: Matched::default(),
+            hold: None,
+            drains_until_us: None,
         }
     }
 
@@ -328,8 +349,7 @@ impl Plan {
     /// That is the first target's. A failover to another provider goes with our credential: a key
     /// is never shown to somebody else's server.
     fn provider_key_for(&self, provider: usize) -> Option<&str> {
-        let first = self.choice.flat.flat().leaves[self.choice.first].provider;
-        self.provider_key.as_deref().filter(|_| provider == first)
+        self.provider_key.as_deref().filter(|_| provider == self.key_provider)
     }
 
     /// The caller's own provider key as the record may show it: `sk-proj-...TA0A`.
@@ -362,21 +382,17 @@ impl Plan {
         &self.subject
     }
 
-    /// The bytes that go upstream for the current attempt.
-    #[must_use]
-    pub fn wire(&self) -> &[u8] {
-        &self.wire
-    }
-
     fn leaf(&self) -> &Leaf {
-        let leaf = self.attempts.last().map_or(self.choice.first, |attempt| attempt.leaf);
-        &self.choice.flat.flat().leaves[leaf]
+        match self.attempts.last() {
+            Some(attempt) => attempt.target(),
+            None => &self.choice.flat.flat().leaves[self.choice.first],
+        }
     }
 
     /// How an attempt's target is written, for messages.
     #[must_use]
-    pub fn target_of(&self, attempt: &Attempt) -> (&Leaf, &Provider) {
-        let leaf = &self.choice.flat.flat().leaves[attempt.leaf];
+    pub fn target_of<'p>(&'p self, attempt: &'p Attempt) -> (&'p Leaf, &'p Provider) {
+        let leaf = attempt.target();
         (leaf, &self.snapshot.providers[leaf.provider])
     }
 
@@ -387,6 +403,19 @@ impl Plan {
 
     /// Take in bytes of the answer.
     pub fn answer(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        input: &[u8],
+        now_us: u64,
+    ) -> Step {
+        let step = self.take_in(gate, request_body, input, now_us);
+        let step = self.drained(gate, request_body, step, now_us);
+        self.follow_hold(gate);
+        step
+    }
+
+    fn take_in(
         &mut self,
         gate: &mut Gate,
         request_body: &[u8],
@@ -421,7 +450,12 @@ impl Plan {
                     return Step::More;
                 }
                 Parse::Refused(_) => {
-                    return self.fail(Outcome::Malformed, FailedBy::Reset, now_us);
+                    return self.fail(
+                        Outcome::Malformed,
+                        FailedBy::Reset,
+                        Evidence::Cut,
+                        now_us,
+                    );
                 }
                 Parse::Done(head) => head,
             };
@@ -429,7 +463,12 @@ impl Plan {
             if (100..200).contains(&head.status) {
                 self.interim += 1;
                 if head.status == 101 || self.interim > INTERIM_ANSWERS_MAX {
-                    return self.fail(Outcome::Malformed, FailedBy::Reset, now_us);
+                    return self.fail(
+                        Outcome::Malformed,
+                        FailedBy::Reset,
+                        Evidence::Cut,
+                        now_us,
+                    );
                 }
                 continue;
             }
@@ -618,7 +657,8 @@ impl Plan {
         attempt.error_body = body;
         attempt.error_is_whole = whole;
         let status = attempt.status.unwrap_or(500);
-        self.fail(Outcome::HttpError, FailedBy::Status(status), now_us)
+        // A whole head that says so is the proof that nothing is billed.
+        self.fail(Outcome::HttpError, FailedBy::Status(status), Evidence::Nothing, now_us)
     }
 
     /// An answer that is not a stream: held until complete or too large.
@@ -686,9 +726,9 @@ impl Plan {
             None => (None, true),
         };
         if !readable && (200..300).contains(&answer.status) {
-            return self.fail(Outcome::Malformed, FailedBy::Reset, now_us);
+            return self.fail(Outcome::Malformed, FailedBy::Reset, Evidence::Cut, now_us);
         }
-        self.settle(usage, Outcome::Ok, now_us);
+        self.settle(Outcome::Ok, Evidence::Whole(usage, body), now_us);
         let mut out = Vec::with_capacity(body.len() + answer.lines.len() + 640);
         self.push_head(&answer, Some(body.len() as u64), true, &mut out);
         out.extend_from_slice(body);
@@ -750,10 +790,10 @@ impl Plan {
             out.extend_from_slice(b"0\r\n\r\n");
         }
         let usage = self.follower.as_ref().and_then(Follower::usage);
-        self.settle(usage, Outcome::Ok, now_us);
+        let kept = std::mem::take(&mut self.kept);
+        self.settle(Outcome::Ok, Evidence::Whole(usage, &kept), now_us);
         let status = self.answer.as_ref().map_or(200, |answer| answer.status);
         self.end();
-        let kept = std::mem::take(&mut self.kept);
         self.record(gate, status, request_body, &kept, None, now_us);
         Step::Done(out)
     }
@@ -789,7 +829,7 @@ impl Plan {
             }
             if complete && !ended_well && !content {
                 // It ended before it began: nothing was relayed, so another target may serve.
-                return self.fail(Outcome::Reset, FailedBy::Reset, now_us);
+                return self.fail(Outcome::Reset, FailedBy::Reset, Evidence::Cut, now_us);
             }
             if !content && !complete && self.held.len() <= STREAM_HOLD_BYTES_MAX {
                 return Step::More;
@@ -820,11 +860,25 @@ impl Plan {
         attempt.status = Some(status);
         attempt.error_body = body;
         attempt.error_is_whole = true;
-        self.fail(Outcome::HttpError, FailedBy::Status(status), now_us)
+        // Its head said 200: that an error event is not billed is likely, but no proof.
+        self.fail(Outcome::HttpError, FailedBy::Status(status), Evidence::Cut, now_us)
     }
 
     /// Something went wrong outside the bytes.
     pub fn fault(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        fault: Fault,
+        now_us: u64,
+    ) -> Step {
+        let step = self.take_fault(gate, request_body, fault, now_us);
+        let step = self.drained(gate, request_body, step, now_us);
+        self.follow_hold(gate);
+        step
+    }
+
+    fn take_fault(
         &mut self,
         gate: &mut Gate,
         request_body: &[u8],
@@ -836,20 +890,18 @@ impl Plan {
         }
         self.reusable = false;
         match fault {
+            Fault::CallerGone if self.may_drain() => {
+                self.drain(now_us);
+                Step::More
+            }
             Fault::CallerGone => {
-                let usage = self.follower.as_ref().and_then(Follower::usage);
-                self.settle(usage, Outcome::Cancelled, now_us);
-                self.end();
-                let kept = std::mem::take(&mut self.kept);
-                let error = (
-                    "invalid_request_error",
-                    "client_closed",
-                    "the caller closed the connection",
-                );
-                self.record(gate, 499, request_body, &kept, Some(error), now_us);
+                self.give_in(gate, request_body, now_us);
                 Step::Cut(Vec::new())
             }
-            Fault::Connect => self.fail(Outcome::ConnectError, FailedBy::Connect, now_us),
+            Fault::Connect => {
+                let evidence = Evidence::Nothing;
+                self.fail(Outcome::ConnectError, FailedBy::Connect, evidence, now_us)
+            }
             Fault::Eof if self.ends_at_close() => self.take_eof(gate, request_body, now_us),
             Fault::Eof | Fault::Reset => {
                 if self.stream_is_whole() {
@@ -863,7 +915,8 @@ impl Plan {
                 }
                 // A connection that was never made is a connect failure: nothing was sent.
                 if self.attempt().sent_us.is_none() {
-                    return self.fail(Outcome::Timeout, FailedBy::Connect, now_us);
+                    let evidence = Evidence::Nothing;
+                    return self.fail(Outcome::Timeout, FailedBy::Connect, evidence, now_us);
                 }
                 self.broken(gate, request_body, Outcome::Timeout, FailedBy::Timeout, now_us)
             }
@@ -917,7 +970,7 @@ impl Plan {
             // The head was complete: that is the answer, however its body ended.
             return self.fail_by_status(false, now_us);
         }
-        self.fail(outcome, failed_by, now_us)
+        self.fail(outcome, failed_by, Evidence::Cut, now_us)
     }
 
     /// Cut a relayed answer short: with one error event where the last byte ends an event.
@@ -952,10 +1005,9 @@ impl Plan {
         outcome: Outcome,
         now_us: u64,
     ) -> Step {
-        let usage = self.follower.as_ref().and_then(Follower::usage);
         self.reusable = false;
         self.keep_alive = false;
-        self.settle(usage, outcome, now_us);
+        self.settle(outcome, Evidence::Cut, now_us);
         let status = self.answer.as_ref().map_or(200, |answer| answer.status);
         // The phase is kept until after the cut: it says whether only a reset can show it.
         self.in_flight = None;
@@ -969,25 +1021,24 @@ impl Plan {
         Step::Cut(out)
     }
 
-    fn fail(&mut self, outcome: Outcome, failed_by: FailedBy, now_us: u64) -> Step {
-        let attempt = self.attempt();
-        attempt.outcome = Some(outcome);
-        attempt.failed_by = Some(failed_by);
-        attempt.ended_us = Some(now_us);
+    fn fail(
+        &mut self,
+        outcome: Outcome,
+        failed_by: FailedBy,
+        evidence: Evidence<'_>,
+        now_us: u64,
+    ) -> Step {
+        self.attempt().failed_by = Some(failed_by);
+        self.settle(outcome, evidence, now_us);
         Step::Failed
     }
 
-    /// Note what the attempt used and cost.
-    fn settle(&mut self, usage: Option<Usage>, outcome: Outcome, now_us: u64) {
-        let cost = match (&usage, &self.price) {
-            (Some(usage), Some(price)) => pricing::cost(usage, price),
-            _ => None,
-        };
-        let attempt = self.attempt();
-        attempt.usage = usage;
-        attempt.cost = cost;
-        attempt.outcome = Some(outcome);
-        attempt.ended_us = Some(now_us);
+    /// The caller is gone: end the exchange with what is known of it.
+    fn give_in(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) {
+        self.settle(Outcome::Cancelled, Evidence::Cut, now_us);
+        self.end();
+        let kept = std::mem::take(&mut self.kept);
+        self.record(gate, 499, request_body, &kept, Some(CLIENT_CLOSED), now_us);
     }
 
     fn record(
@@ -1000,6 +1051,11 @@ impl Plan {
         now_us: u64,
     ) {
         assert!(self.recorded.is_none(), "an exchange is recorded once");
+        // Nobody reads what an answer says that is only read on for its usage.
+        let (status, error) = match self.drains_until_us {
+            Some(_) => (499, Some(CLIENT_CLOSED)),
+            None => (status, error),
+        };
         self.recorded = Some((status, now_us.saturating_sub(self.subject.started_us)));
         record::served(
             &mut gate.ring,
@@ -1060,6 +1116,7 @@ impl Plan {
             !matches!(self.phase, Phase::Ended | Phase::Passing(_)),
             "given up once, in time"
         );
+        assert!(self.hold.is_none(), "what failed has been settled");
         self.end();
         self.record(gate, status, request_body, b"", Some(error), now_us);
     }
@@ -1070,7 +1127,10 @@ impl Plan {
             return;
         }
         self.reusable = false;
-        self.settle(None, Outcome::Interrupted, now_us);
+        if self.attempts.last().is_some_and(|last| last.outcome.is_none()) {
+            self.settle(Outcome::Interrupted, Evidence::Cut, now_us);
+        }
+        self.follow_hold(gate);
         self.end();
         let error = ("internal_error", "internal_error", "modelux failed at this request");
         self.record(gate, 500, request_body, b"", Some(error), now_us);

@@ -11,7 +11,10 @@ use std::rc::Rc;
 use crate::cells::{Cell, Cells, Mode};
 use crate::exchange::{InFlight, Plan};
 use crate::head::{self, Framing, Parse};
+use crate::holds::Holds;
 use crate::ids::Ids;
+use crate::learnt::Learnt;
+use crate::ledger::{LedgerFault, RowView};
 use crate::pricing::Catalogue;
 use crate::record;
 use crate::request::{Place, Request, allows_model, allows_route, shown_path};
@@ -88,6 +91,8 @@ pub struct Gate {
     pub(crate) catalogue: Rc<Catalogue>,
     pub(crate) cells: Cells,
     pub(crate) ring: RingWriter,
+    holds: Holds,
+    learnt: Rc<Learnt>,
     /// Room for one record, used again and again.
     pub(crate) scratch: Vec<u8>,
     in_flight: Rc<StdCell<u32>>,
@@ -102,6 +107,7 @@ impl Gate {
         catalogue: Catalogue,
         cells: Cells,
         ring: RingWriter,
+        holds: Holds,
         seed: [u64; 2],
     ) -> Self {
         Self {
@@ -109,6 +115,8 @@ impl Gate {
             catalogue: Rc::new(catalogue),
             cells,
             ring,
+            holds,
+            learnt: Rc::default(),
             scratch: Vec::with_capacity(4096),
             in_flight: Rc::new(StdCell::new(0)),
             ids: Ids::new(seed),
@@ -118,6 +126,29 @@ impl Gate {
     /// Use another configuration from the next request on; plans under way keep theirs.
     pub fn load(&mut self, snapshot: Snapshot) {
         self.snapshot = Rc::new(snapshot);
+    }
+
+    /// One turn of the ledger: settle what is due, and decide on every plan that waits.
+    pub fn turn(&mut self, plans: &mut [&mut Plan], now_us: u64, unix_us: u64) {
+        self.holds.turn(plans, now_us, unix_us);
+    }
+
+    /// Does a settle wait for a turn.
+    #[must_use]
+    pub fn has_due(&self) -> bool {
+        self.holds.is_due()
+    }
+
+    /// Every row of the ledger, for tools and tests.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn ledger_rows(&self) -> Result<Vec<RowView>, LedgerFault> {
+        self.holds.rows()
+    }
+
+    pub(crate) fn holds_mut(&mut self) -> &mut Holds {
+        &mut self.holds
     }
 
     /// The configuration in use.
@@ -277,6 +308,7 @@ impl Gate {
                 let mut plan = Plan::new(
                     Rc::clone(&snapshot),
                     Rc::clone(&self.catalogue),
+                    Rc::clone(&self.learnt),
                     endpoint,
                     subject,
                     facts,
@@ -287,7 +319,7 @@ impl Gate {
                     InFlight::enter(&self.in_flight),
                 );
                 let reason = plan.first_reason();
-                plan.start(first, reason, body, now_us);
+                plan.start(first, reason, now_us);
                 Begin::Plan(Box::new(plan))
             }
         }

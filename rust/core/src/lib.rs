@@ -15,9 +15,11 @@ pub mod fields;
 pub mod gate;
 mod generated;
 pub mod head;
+pub mod holds;
 mod ids;
 pub mod inflate;
 pub mod json;
+pub mod learnt;
 pub mod ledger;
 #[expect(unsafe_code, reason = "the one place where memory is shared with other processes")]
 mod mapped;

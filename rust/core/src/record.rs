@@ -5,9 +5,9 @@
 
 use std::borrow::Cow;
 
-use crate::attempt::{Attempt, Outcome};
+use crate::attempt::{Attempt, HeldBy, Outcome, SettledBy};
 use crate::digits::{push_number, push_usd};
-use crate::exchange::Plan;
+use crate::exchange::{Plan, Tally};
 use crate::gate::Refused;
 use crate::ring::{Bodies, RingWriter};
 use crate::routing::Strategy;
@@ -160,7 +160,7 @@ impl<'o> Object<'o> {
         let Some(nusd) = nusd else { return self.null(key) };
         let out = self.key(key);
         out.push(b'"');
-        push_usd(out, nusd, false);
+        push_usd(out, nusd, 9);
         out.push(b'"');
     }
 
@@ -256,7 +256,9 @@ pub(crate) fn served(
         object.ms(key!("ttft_ms"), first_us.map(|at| at.saturating_sub(subject.started_us)));
         object.ms(key!("total_ms"), Some(now_us.saturating_sub(subject.started_us)));
     });
-    record.empty_list(key!("budgets"));
+    record.list(key!("budgets"), plan.budgets.tallies().iter(), |out, tally| {
+        push_tally(out, plan, tally);
+    });
     record.text(key!("cache"), "MISS");
     record.object(key!("decision"), |object| push_decision(object, plan, serving.is_some()));
     record.list(key!("attempts"), plan.attempts.iter().enumerate(), |out, (index, attempt)| {
@@ -422,9 +424,22 @@ fn verdict(attempt: &Attempt) -> String {
     }
 }
 
+fn push_tally(out: &mut Vec<u8>, plan: &Plan, tally: &Tally) {
+    let budget = plan.snapshot.budgets.get(tally.budget);
+    let mut object = Object::open(out);
+    object.text(key!("name"), &budget.name);
+    object.maybe_text(key!("subject"), tally.subject.as_deref());
+    object.text(key!("action"), budget.action.name());
+    object.usd(key!("held_usd"), Some(tally.held_nusd));
+    object.usd(key!("charged_usd"), Some(tally.charged_nusd));
+    object.usd(key!("overrun_usd"), Some(tally.overrun_nusd));
+    object.usd(key!("remaining_usd"), Some(tally.remaining_nusd));
+    object.close();
+}
+
 fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     let flat = plan.choice.flat.flat();
-    let sole = plan.attempts.len() == 1 && served;
+    let sole = plan.attempts.len() == 1 && served && plan.budgets.downgraded.is_none();
     let reason: Cow<'static, str> = match flat.strategy {
         Strategy::Direct if sole => "model named by the caller".into(),
         Strategy::Single if sole => "the only target".into(),
@@ -438,23 +453,33 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
             .join(", ")
             .into(),
     };
-    object.text(key!("reason"), &reason);
+    let downgraded = plan.budgets.downgraded.as_ref();
+    match downgraded {
+        Some(left) => {
+            object.text(key!("reason"), &format!("{} over budget, {reason}", left.from));
+        }
+        None => object.text(key!("reason"), &reason),
+    }
     let summary = if served {
         format!("{} -> attempt_{}", flat.strategy.name(), plan.attempts.len())
     } else {
         format!("{} -> none", flat.strategy.name())
     };
     object.text(key!("summary"), &summary);
-    let leaf = plan.attempts.last().map_or(plan.choice.first, |attempt| attempt.leaf);
-    object.list(key!("path"), flat.leaves[leaf].path.iter(), |out, step| {
-        push_json_text(out, step);
-    });
-    object.list(key!("candidates"), flat.leaves.iter().enumerate(), |out, (index, leaf)| {
-        let rejected = plan.choice.rejected[index];
+    let leaf = match plan.attempts.last() {
+        Some(attempt) => attempt.target(),
+        None => &flat.leaves[plan.choice.first],
+    };
+    object.list(key!("path"), leaf.path.iter(), |out, step| push_json_text(out, step));
+    let left = downgraded.map(|downgraded| &downgraded.choice);
+    let choices = left.into_iter().chain(std::iter::once(&plan.choice));
+    let candidates =
+        choices.flat_map(|choice| choice.flat.flat().leaves.iter().zip(&choice.rejected));
+    object.list(key!("candidates"), candidates, |out, (leaf, rejected)| {
         let mut candidate = Object::open(out);
         candidate.text(key!("target"), &leaf.label);
         candidate.flag(key!("eligible"), rejected.is_none());
-        candidate.maybe_text(key!("reject_reason"), rejected);
+        candidate.maybe_text(key!("reject_reason"), *rejected);
         candidate.null(key!("est_cost_usd"));
         candidate.null(key!("latency_ms"));
         candidate.null(key!("health"));
@@ -463,8 +488,8 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     });
     object.empty_list(key!("rules"));
     object.null(key!("variant"));
-    object.null(key!("downgraded_from"));
-    object.null(key!("fitted_to"));
+    object.maybe_text(key!("downgraded_from"), downgraded.map(|left| left.from.as_str()));
+    object.maybe_number(key!("fitted_to"), plan.budgets.limit_sent);
     object.null(key!("tokens_by"));
 }
 
@@ -493,9 +518,12 @@ fn push_attempt(out: &mut Vec<u8>, plan: &Plan, index: usize, attempt: &Attempt)
     }
     let cost_nusd = attempt.cost.map(|cost| cost.input_nusd + cost.output_nusd);
     object.usd(key!("cost_usd"), cost_nusd);
-    object.null(key!("held_usd"));
-    object.null(key!("held_by"));
+    object.usd(key!("held_usd"), attempt.held_nusd);
+    object.maybe_text(key!("held_by"), attempt.held_by.map(HeldBy::name));
     object.maybe_text(key!("request_id"), attempt.request_id.as_deref());
-    object.maybe_text(key!("settled_by"), attempt.usage.as_ref().map(|_| "usage"));
+    // Without a budget nothing is settled: what is known is what the provider said.
+    let unbudgeted = attempt.usage.as_ref().map(|_| SettledBy::Usage);
+    let settled_by = attempt.settled_by.or(unbudgeted);
+    object.maybe_text(key!("settled_by"), settled_by.map(SettledBy::name));
     object.close();
 }

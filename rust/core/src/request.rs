@@ -32,11 +32,12 @@ pub struct Choice {
 }
 
 /// A flattened config that lives in the snapshot, or one made for this request.
+#[derive(Clone)]
 pub enum FlatRef {
     /// Of a route.
     Version(Rc<Version>),
-    /// Of a model that the caller named.
-    Own(Flat),
+    /// Of a model that the caller named, or of a budget's `downgrade_to`.
+    Own(Rc<Flat>),
 }
 
 impl FlatRef {
@@ -338,7 +339,7 @@ impl Request<'_, '_> {
         self.subject.strategy = "direct";
         let flat = Flat::direct(provider, name, model);
         let rejected = vec![capability(endpoint, &target.vendor)];
-        eligible(FlatRef::Own(flat), rejected)
+        eligible(FlatRef::Own(Rc::new(flat)), rejected)
     }
 
     fn choose_route(
@@ -482,7 +483,7 @@ fn eligible(flat: FlatRef, rejected: Vec<Option<&'static str>>) -> Result<Choice
 }
 
 /// What a vendor's OpenAI-compatible endpoint cannot do, as a reject reason.
-fn capability(endpoint: Endpoint, vendor: &str) -> Option<&'static str> {
+pub(crate) fn capability(endpoint: Endpoint, vendor: &str) -> Option<&'static str> {
     match (endpoint, vendor) {
         (Endpoint::Embeddings, "anthropic") => Some("no_embeddings"),
         (Endpoint::Completions, "anthropic" | "google") => Some("no_completions"),

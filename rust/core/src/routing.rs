@@ -317,6 +317,8 @@ pub struct Leaf {
     pub fit: Fit,
     /// The configs from the outermost to this leaf: `@production (v4)`.
     pub path: Vec<String>,
+    /// Their slugs, without `@`.
+    pub slugs: Vec<String>,
     /// What the innermost config retries on.
     retry_here: RetryOn,
     around: Vec<Around>,
@@ -363,6 +365,7 @@ impl Flat {
             retry_here: RetryOn::all(),
             retries: 0,
             path: Vec::new(),
+            slugs: Vec::new(),
         };
         let mut total_budgets_ms = Vec::new();
         add(root, providers, &context, 1, &mut leaves, &mut total_budgets_ms)?;
@@ -393,6 +396,7 @@ impl Flat {
                 max_cost_nusd: None,
                 fit: Fit::Auto,
                 path: Vec::new(),
+                slugs: Vec::new(),
                 retry_here: RetryOn::all(),
                 around: Vec::new(),
             }],
@@ -472,6 +476,7 @@ struct Context {
     retry_here: RetryOn,
     retries: u32,
     path: Vec<String>,
+    slugs: Vec<String>,
 }
 
 /// Add the leaves of `node`. `context.around` runs from the innermost config outwards.
@@ -502,7 +507,9 @@ fn add(
             let number = total_budgets_ms.len();
             total_budgets_ms.push(config.limits.total_budget_ms.map(|ms| ms.min(LIMIT_MS_MAX)));
             let mut path = context.path.clone();
+            let mut slugs = context.slugs.clone();
             if let Some(slug) = &config.slug {
+                slugs.push(slug.clone());
                 path.push(match config.version {
                     Some(version) => format!("@{slug} (v{version})"),
                     None => format!("@{slug}"),
@@ -523,6 +530,7 @@ fn add(
                     retry_here: retry_on.clone(),
                     retries: config.max_retries_per_attempt.unwrap_or(context.retries),
                     path: path.clone(),
+                    slugs: slugs.clone(),
                 };
                 let levels_outside = inner.around.len();
                 add(child, providers, &inner, depth + 1, leaves, total_budgets_ms)?;
@@ -579,6 +587,7 @@ fn leaf(
         max_cost_nusd: target.max_cost_nusd,
         fit: context.fit,
         path: context.path.clone(),
+        slugs: context.slugs.clone(),
         retry_here: context.retry_here.clone(),
         around: context.around.clone(),
     })

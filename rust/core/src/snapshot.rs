@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 
 use crate::bound::LimitDefaults;
+use crate::budget::{Budget, BudgetDocument, Budgets, Scope};
 use crate::models::{ModelInfo, Tier};
 use crate::pricing::{Catalogue, Price};
 use crate::routing::{self, Flat};
@@ -43,6 +44,8 @@ struct Document {
     prices: Vec<PriceDocument>,
     #[serde(default)]
     models: Vec<ModelDocument>,
+    #[serde(default)]
+    budgets: Vec<BudgetDocument>,
 }
 
 /// What `[server]` settles for the data plane. Sizes in bytes, times in milliseconds.
@@ -111,6 +114,27 @@ struct ProviderDocument {
     stream_usage: bool,
     #[serde(default)]
     free: bool,
+    #[serde(default)]
+    on_cancel: OnCancel,
+    #[serde(default = "drain_max_ms")]
+    drain_max_ms: u64,
+}
+
+/// What a provider bills for an answer that was not read to its end.
+#[derive(Deserialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum OnCancel {
+    /// All of it, for all we know.
+    #[default]
+    BillsAll,
+    /// What was generated up to then.
+    BillsGenerated,
+    /// What its usage says: it is read on for that.
+    Drain,
+}
+
+fn drain_max_ms() -> u64 {
+    10_000
 }
 
 /// One key of a provider, as the head lines that carry it.
@@ -165,6 +189,10 @@ pub struct Provider {
     pub stream_usage: bool,
     /// Costs nothing, by declaration (a local server).
     pub free: bool,
+    /// What it bills for an answer that was cut.
+    pub on_cancel: OnCancel,
+    /// How long an answer without a caller is read on.
+    pub drain_max_ms: u64,
     /// Names of headers that the configuration sets: the caller's own are dropped.
     pub own_headers: Vec<String>,
 }
@@ -321,6 +349,8 @@ pub struct Snapshot {
     pub providers: Vec<Provider>,
     /// All projects.
     pub projects: Vec<Project>,
+    /// All budgets.
+    pub budgets: Budgets,
     keys: HashMap<[u8; 32], Rc<Key>>,
     routes: Vec<HashMap<String, Rc<Route>>>,
     defaults: Vec<Option<Rc<Route>>>,
@@ -391,11 +421,17 @@ impl Snapshot {
             .into_iter()
             .map(|entry| (format!("{}/{}", entry.provider, entry.model), entry.info()))
             .collect();
+        let projects: Vec<&str> =
+            document.projects.iter().map(|project| project.name.as_str()).collect();
+        let flatten = |node: &routing::Node| Flat::compile(node, &providers);
+        let budgets =
+            Budgets::compile(document.budgets, &projects, &flatten).map_err(SnapshotFault)?;
         Ok(Self {
             config_hash: document.config_hash,
             server: document.server,
             providers,
             projects: document.projects,
+            budgets,
             keys,
             routes,
             defaults,
@@ -427,6 +463,17 @@ impl Snapshot {
             let _ = write!(text, "{byte:02x}");
             text
         })
+    }
+
+    /// How the subject of a budget's row is written down: end users as the trace has them.
+    #[must_use]
+    pub fn subject_text(&self, budget: &Budget, subject: &str) -> String {
+        let is_end_user = |scope: &Scope| matches!(scope, Scope::EndUser(_));
+        if self.server.hash_end_users && budget.scopes.iter().any(is_end_user) {
+            self.hash_end_user(subject)
+        } else {
+            subject.to_owned()
+        }
     }
 
     /// A project's route by slug; `default` also finds the project's default route.
@@ -566,6 +613,8 @@ impl ProviderDocument {
             credentials,
             models: self.models,
             stream_usage: self.stream_usage,
+            on_cancel: self.on_cancel,
+            drain_max_ms: self.drain_max_ms,
             free: self.free,
             own_headers: self
                 .headers

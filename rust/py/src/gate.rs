@@ -9,23 +9,36 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use modelux_core::attempt::Outcome;
+use modelux_core::budget::display::instant;
+use modelux_core::budget::period_name;
 use modelux_core::cells::Cells;
-use modelux_core::exchange::{self, Fault, Step};
+use modelux_core::exchange::{self, Fault, Step, Verdict};
 use modelux_core::fields::{push_config, push_rate};
 use modelux_core::gate::{self, Begin};
+use modelux_core::holds::Holds;
 use modelux_core::pricing::Catalogue;
 use modelux_core::ring::RingWriter;
 use modelux_core::snapshot::Snapshot;
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 use rustix::time::{ClockId, clock_gettime};
+
+use crate::scan::shape_name;
 
 const MORE: u8 = 0;
 const WRITE: u8 = 1;
 const DONE: u8 = 2;
 const FAILED: u8 = 3;
 const CUT: u8 = 4;
+
+const GO: u8 = 0;
+const WAIT: u8 = 1;
+const COUNT: u8 = 2;
+const STOPPED: u8 = 3;
+
+/// A request has one hold at a time, and one more that ended and is not yet settled.
+const SLOTS_A_REQUEST: u32 = 2;
 
 /// More bytes are needed.
 #[pyclass(frozen, module = "modelux._native")]
@@ -150,7 +163,7 @@ fn snapshot_from(document: &[u8], secrets: &HashMap<String, String>) -> PyResult
 #[pymethods]
 impl Gate {
     #[new]
-    #[pyo3(signature = (snapshot, secrets, catalogue, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed))]
+    #[pyo3(signature = (snapshot, secrets, catalogue, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed, ledger_dir=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by keyword")]
     #[expect(clippy::needless_pass_by_value, reason = "what comes from Python is owned")]
     fn new(
@@ -166,6 +179,7 @@ impl Gate {
         slot: u32,
         generation: u64,
         seed: (u64, u64),
+        ledger_dir: Option<PathBuf>,
     ) -> PyResult<Self> {
         let snapshot = snapshot_from(snapshot, &secrets)?;
         let catalogue = Catalogue::from_json(catalogue)
@@ -182,7 +196,16 @@ impl Gate {
             generation,
         )
         .map_err(os)?;
-        let inner = gate::Gate::new(snapshot, catalogue, cells, ring, [seed.0, seed.1]);
+        let holds = match ledger_dir {
+            Some(folder) => {
+                let slots = snapshot.server.max_in_flight.saturating_mul(SLOTS_A_REQUEST);
+                let cells = Cells::open(&cells_path).map_err(os)?;
+                Holds::open(&folder, generation, slots, cells, slot)
+                    .map_err(|fault| PyOSError::new_err(fault.to_string()))?
+            }
+            None => Holds::default(),
+        };
+        let inner = gate::Gate::new(snapshot, catalogue, cells, ring, holds, [seed.0, seed.1]);
         Ok(Self { inner: Rc::new(RefCell::new(inner)) })
     }
 
@@ -257,6 +280,19 @@ impl Gate {
     ) {
         let refused = refused.borrow();
         self.inner.borrow_mut().record_refused(&refused.inner, status, kind, body, mono_us());
+    }
+
+    /// One turn of the ledger: settle what is due, and decide on every plan that waits.
+    fn turn(&self, mut plans: Vec<PyRefMut<'_, Plan>>) {
+        let mut plans: Vec<&mut exchange::Plan> =
+            plans.iter_mut().map(|plan| &mut *plan.inner).collect();
+        self.inner.borrow_mut().turn(&mut plans, mono_us(), unix_us());
+    }
+
+    /// Does a settle wait for a turn.
+    #[getter]
+    fn has_due(&self) -> bool {
+        self.inner.borrow().has_due()
     }
 
     /// Requests in flight.
@@ -366,11 +402,65 @@ impl Plan {
         self.inner.connecting(mono_us());
     }
 
+    /// What the current attempt waits for: `GO`, `WAIT`, `COUNT` or `STOPPED`.
+    #[getter]
+    fn verdict(&self) -> u8 {
+        match self.inner.verdict() {
+            Verdict::Go => GO,
+            Verdict::Wait => WAIT,
+            Verdict::Count => COUNT,
+            Verdict::Stopped => STOPPED,
+        }
+    }
+
+    /// Is the caller gone and the answer read on for its usage only.
+    #[getter]
+    fn drains(&self) -> bool {
+        self.inner.drains()
+    }
+
+    /// Why a budget stops this request, as a dictionary of what the answer says.
+    fn stopped<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let Some(stopped) = self.inner.stopped() else { return Ok(None) };
+        let answer = PyDict::new(py);
+        answer.set_item("code", stopped.code)?;
+        answer.set_item("message", &stopped.message)?;
+        answer.set_item("param", stopped.param)?;
+        answer.set_item("retry_after_s", stopped.retry_after_s)?;
+        answer.set_item("max_affordable_output_tokens", stopped.affordable_tokens)?;
+        let budget = stopped.budget.as_ref().map(|figures| {
+            let budget = PyDict::new(py);
+            budget.set_item("name", &figures.name)?;
+            budget.set_item("spend_nusd", figures.spend_nusd)?;
+            budget.set_item("held_nusd", figures.held_nusd)?;
+            budget.set_item("cap_nusd", figures.cap_nusd)?;
+            budget.set_item("remaining_nusd", figures.remaining_nusd)?;
+            budget.set_item("period", period_name(figures.period))?;
+            let resets = figures.period_resets_at_s.map(instant);
+            budget.set_item("period_resets_at", resets)?;
+            PyResult::Ok(budget)
+        });
+        answer.set_item("budget", budget.transpose()?)?;
+        Ok(Some(answer))
+    }
+
+    /// The request's body and the vocabulary that its text is to be counted by.
+    fn to_count<'py>(&self, py: Python<'py>) -> Option<(Bound<'py, PyBytes>, String, String)> {
+        let vocabulary = self.inner.counts_with()?;
+        let body = PyBytes::new(py, &self.source.as_bytes(py)[self.range.clone()]);
+        Some((body, shape_name(self.inner.shape()).to_owned(), vocabulary.name().to_owned()))
+    }
+
+    /// Take in the count of the text, or that it cannot be counted.
+    fn counted(&mut self, text_tokens: Option<u64>) {
+        self.inner.counted(text_tokens);
+    }
+
     /// Return the bytes of the current attempt, which are to be written at once.
     fn send<'py>(&mut self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        let wire = PyBytes::new(py, self.inner.wire());
-        self.inner.sent(mono_us());
-        wire
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        let wire = self.inner.send(&mut self.gate.borrow_mut(), request_body, mono_us());
+        PyBytes::new(py, &wire)
     }
 
     /// Take in bytes of the answer.
@@ -393,9 +483,8 @@ impl Plan {
     }
 
     /// Go on to the next attempt, if there is one.
-    fn next(&mut self, py: Python<'_>) -> bool {
-        let request_body = &self.source.as_bytes(py)[self.range.clone()];
-        self.inner.next(request_body, mono_us())
+    fn next(&mut self) -> bool {
+        self.inner.next(mono_us())
     }
 
     /// All attempts so far: target, provider, outcome, status, limit in milliseconds.
@@ -474,6 +563,10 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Refused>()?;
     module.add_class::<Local>()?;
     module.add_class::<Need>()?;
+    module.add("VERDICT_GO", GO)?;
+    module.add("VERDICT_WAIT", WAIT)?;
+    module.add("VERDICT_COUNT", COUNT)?;
+    module.add("VERDICT_STOPPED", STOPPED)?;
     module.add("STEP_MORE", MORE)?;
     module.add("STEP_WRITE", WRITE)?;
     module.add("STEP_DONE", DONE)?;

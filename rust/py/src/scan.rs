@@ -23,6 +23,14 @@ fn scan_error(fault: &ScanFault) -> PyErr {
     ScanError::new_err((fault.code(), param, fault.message()))
 }
 
+pub(crate) fn shape_name(shape: Shape) -> &'static str {
+    match shape {
+        Shape::Chat => "chat",
+        Shape::Completions => "completions",
+        Shape::Embeddings => "embeddings",
+    }
+}
+
 pub(crate) fn shape_of(shape: &str) -> PyResult<Shape> {
     match shape {
         "chat" => Ok(Shape::Chat),

@@ -9,7 +9,7 @@ use super::{period_name, remaining_nusd};
 const MICROS: i128 = 1_000_000;
 /// Money that is only held comes free when a request ends: soon.
 const HELD_RETRY_AFTER_S: u64 = 1;
-const DECIMALS_MIN: usize = 2;
+const DECIMALS_MIN: u32 = 2;
 
 /// The values of `error.budget`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,11 +153,7 @@ pub fn instant(unix_s: i64) -> String {
 #[must_use]
 pub fn usd(nusd: u64) -> String {
     let mut digits = Vec::with_capacity(24);
-    push_usd(&mut digits, nusd, false);
-    let point = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
-    while digits.len() > point + 1 + DECIMALS_MIN && digits.last() == Some(&b'0') {
-        digits.pop();
-    }
+    push_usd(&mut digits, nusd, DECIMALS_MIN);
     digits.into_iter().map(char::from).collect()
 }
 

@@ -1,6 +1,8 @@
 //! The head that the caller gets: the provider's fields that pass, and ours.
 
 use super::{AnswerHead, Plan};
+use crate::attempt::{Attempt, SettledBy};
+use crate::date::iso_instant;
 use crate::digits::{push_number, push_usd};
 use crate::fields::{push_config, push_header_text, push_rate};
 use crate::pricing;
@@ -32,8 +34,13 @@ impl Plan {
     #[must_use]
     pub fn total_cost(&self) -> Option<pricing::Cost> {
         let mut total: Option<pricing::Cost> = None;
-        for attempt in self.attempts.iter().filter(|attempt| attempt.usage.is_some()) {
-            let cost = attempt.cost?;
+        let has_used =
+            |attempt: &&Attempt| attempt.usage.is_some() || attempt.charged_nusd.is_some();
+        for attempt in self.attempts.iter().filter(has_used) {
+            let cost = match attempt.settled_by {
+                Some(SettledBy::Released) => pricing::Cost { input_nusd: 0, output_nusd: 0 },
+                _ => attempt.cost?,
+            };
             let sum = total.unwrap_or(pricing::Cost { input_nusd: 0, output_nusd: 0 });
             let input_nusd = sum.input_nusd.checked_add(cost.input_nusd)?;
             let output_nusd = sum.output_nusd.checked_add(cost.output_nusd)?;
@@ -64,9 +71,33 @@ impl Plan {
         if let Some(rate) = self.rate {
             push_rate(&rate, out);
         }
+        self.push_budget_lines(out);
         if !self.subject.warnings.is_empty() {
             out.extend_from_slice(b"X-Modelux-Warnings: ");
             out.extend_from_slice(self.subject.warnings.join(",").as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// The tightest budget, as it stands after this request's hold, and the limit that we sent.
+    fn push_budget_lines(&self, out: &mut Vec<u8>) {
+        if let Some(shown) = self.budgets.shown() {
+            out.extend_from_slice(b"X-Modelux-Budget-Name: ");
+            push_header_text(out, &shown.name);
+            out.extend_from_slice(b"\r\nX-Modelux-Budget-Remaining: ");
+            push_usd(out, shown.remaining_nusd, 4);
+            out.extend_from_slice(b"\r\nX-Modelux-Budget-Action: ");
+            out.extend_from_slice(shown.action.as_bytes());
+            out.extend_from_slice(b"\r\n");
+            if let Some(reset) = shown.resets_s.and_then(iso_instant) {
+                out.extend_from_slice(b"X-Modelux-Budget-Reset: ");
+                out.extend_from_slice(reset.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            }
+        }
+        if let Some(limit) = self.budgets.limit_sent {
+            out.extend_from_slice(b"X-Modelux-Fit-Max-Tokens: ");
+            push_number(out, limit);
             out.extend_from_slice(b"\r\n");
         }
     }
@@ -100,7 +131,7 @@ impl Plan {
         out.extend_from_slice(b"\r\nX-Modelux-Cache: MISS\r\n");
         if let (true, Some(cost)) = (with_cost, self.total_cost()) {
             out.extend_from_slice(b"X-Modelux-Cost-Usd: ");
-            push_usd(out, cost.input_nusd + cost.output_nusd, true);
+            push_usd(out, cost.input_nusd + cost.output_nusd, 6);
             out.extend_from_slice(b"\r\n");
         }
         match length {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::{Phase, Plan};
 use crate::attempt::Attempt;
 use crate::digits::push_number;
+use crate::gate::Gate;
 use crate::patch;
 use crate::routing::{FailedBy, Next, Strategy};
 use crate::snapshot::{Provider, auth_line};
@@ -25,27 +26,74 @@ impl Plan {
         }
     }
 
-    /// Begin an attempt at leaf `index` and prepare its bytes.
-    pub(crate) fn start(
-        &mut self,
-        index: usize,
-        reason: Cow<'static, str>,
-        request_body: &[u8],
-        now_us: u64,
-    ) {
-        let flat = self.choice.flat.flat();
-        let leaf = &flat.leaves[index];
+    /// Begin an attempt at leaf `index` of the present config.
+    ///
+    /// Nothing of it is written yet: where a budget matches, its worst case is held first.
+    pub(crate) fn start(&mut self, index: usize, reason: Cow<'static, str>, now_us: u64) {
+        assert!(self.hold.is_none(), "the attempt before has been settled");
+        let flat = self.choice.flat.clone();
+        let leaf = &flat.flat().leaves[index];
         let provider = &self.snapshot.providers[leaf.provider];
         let credential =
             leaf.credential.unwrap_or_else(|| pick_credential(provider, &self.subject.id));
+        let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
+        self.price =
+            self.snapshot.price(&self.catalogue, leaf.provider, &leaf.model, at_unix_s);
+        self.phase = Phase::Head;
+        self.pending.clear();
+        self.held.clear();
+        self.answer = None;
+        self.interim = 0;
+        self.reusable = false;
+        self.attempts.push(Attempt {
+            flat,
+            leaf: index,
+            reason,
+            started_us: now_us,
+            connecting_us: None,
+            sent_us: None,
+            first_us: None,
+            ended_us: None,
+            outcome: None,
+            status: None,
+            request_id: None,
+            usage: None,
+            cost: None,
+            credential,
+            limit_ms: 0,
+            held_nusd: None,
+            held_by: None,
+            charged_nusd: None,
+            settled_by: None,
+            failed_by: None,
+            pooled: false,
+            bytes_received: 0,
+            error_body: Vec::new(),
+            error_is_whole: false,
+            retry_after: None,
+        });
+        self.enter(index, now_us);
+        self.set_deadline(now_us);
+        self.stake();
+    }
+
+    /// Make the bytes of the current attempt: the head with the key, and the body with what of it
+    /// is ours to change.
+    pub(super) fn make_wire(&mut self, request_body: &[u8]) -> Vec<u8> {
+        let attempt = &self.attempts[self.attempts.len() - 1];
+        let leaf = attempt.target();
+        let provider = &self.snapshot.providers[leaf.provider];
         let include_usage = self.facts.stream
             && provider.stream_usage
             && self.endpoint != Endpoint::Embeddings
             && self.facts.include_usage != Some(true);
-        self.follower = self.facts.stream.then(|| Follower::new(include_usage));
         let mut body = std::mem::take(&mut self.decoded);
         body.clear();
-        let edit = patch::Edit { model: Some(&leaf.model), include_usage, output_limit: None };
+        let edit = patch::Edit {
+            model: Some(&leaf.model),
+            include_usage,
+            output_limit: self.sent_limit(),
+        };
         patch::patch(request_body, &self.facts, &edit, &mut body);
         let mut wire = Vec::with_capacity(
             body.len() + self.lines.len() + provider.head_lines.len() + WIRE_HEAD_BYTES,
@@ -67,7 +115,10 @@ impl Plan {
                     key,
                 ));
             }
-            None => wire.extend_from_slice(provider.credentials[credential].head_lines()),
+            None => {
+                let credential = &provider.credentials[attempt.credential];
+                wire.extend_from_slice(credential.head_lines());
+            }
         }
         if provider.own_headers.is_empty() {
             wire.extend_from_slice(&self.lines);
@@ -87,42 +138,9 @@ impl Plan {
         push_number(&mut wire, body.len() as u64);
         wire.extend_from_slice(b"\r\n\r\n");
         wire.extend_from_slice(&body);
-        self.wire = wire;
         self.decoded = body;
-
-        let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
-        self.price =
-            self.snapshot.price(&self.catalogue, leaf.provider, &leaf.model, at_unix_s);
-        self.phase = Phase::Head;
-        self.pending.clear();
-        self.held.clear();
-        self.answer = None;
-        self.interim = 0;
-        self.reusable = false;
-        self.attempts.push(Attempt {
-            leaf: index,
-            reason,
-            started_us: now_us,
-            connecting_us: None,
-            sent_us: None,
-            first_us: None,
-            ended_us: None,
-            outcome: None,
-            status: None,
-            request_id: None,
-            usage: None,
-            cost: None,
-            credential,
-            limit_ms: 0,
-            failed_by: None,
-            pooled: false,
-            bytes_received: 0,
-            error_body: Vec::new(),
-            error_is_whole: false,
-            retry_after: None,
-        });
-        self.enter(index, now_us);
-        self.set_deadline(now_us);
+        self.follower = self.facts.stream.then(|| Follower::new(include_usage));
+        wire
     }
 
     /// Start the clocks of the configs around leaf `index` that have one and did not run yet.
@@ -149,24 +167,29 @@ impl Plan {
         self.attempt().connecting_us = Some(now_us);
     }
 
-    /// The request bytes of the current attempt are about to be written.
+    /// Return the bytes of the current attempt, which are to be written at once.
+    ///
+    /// From here on its hold is never released but with proof.
     ///
     /// # Panics
-    /// If they were written before.
-    pub fn sent(&mut self, now_us: u64) {
+    /// If they were written before, or if a budget matches and nothing is held.
+    pub fn send(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) -> Vec<u8> {
+        assert!(!self.wants_hold(), "no byte leaves before its hold is committed");
+        let wire = self.make_wire(request_body);
         let attempt = self.attempt();
         assert!(attempt.sent_us.is_none(), "an attempt is sent once");
         attempt.sent_us = Some(now_us);
         attempt.pooled = attempt.connecting_us.is_none();
-        self.wire = Vec::new();
+        self.mark_sent(gate);
+        wire
     }
 
     /// Set the deadline that holds in the present phase.
     pub(super) fn set_deadline(&mut self, now_us: u64) {
-        let flat = self.choice.flat.flat();
         let last = self.attempts.len() - 1;
         let attempt = &self.attempts[last];
-        let leaf = &flat.leaves[attempt.leaf];
+        let flat = attempt.flat.flat();
+        let leaf = attempt.target();
         let whole_us = attempt.started_us.saturating_add(leaf.attempt_max_ms * 1000);
         let (until_us, limit_ms) = if attempt.first_us.is_some() {
             (now_us.saturating_add(leaf.idle_timeout_ms * 1000), leaf.idle_timeout_ms)
@@ -178,12 +201,14 @@ impl Plan {
         };
         let limit_ms = if whole_us < until_us { leaf.attempt_max_ms } else { limit_ms };
         self.attempts[last].limit_ms = limit_ms;
-        self.deadline_us = until_us.min(whole_us);
+        let drains_us = self.drains_until_us.unwrap_or(u64::MAX);
+        self.deadline_us = until_us.min(whole_us).min(drains_us);
     }
 
     /// Go on to the next attempt, if the config has one for this failure.
-    pub fn next(&mut self, request_body: &[u8], now_us: u64) -> bool {
-        let flat = self.choice.flat.flat();
+    pub fn next(&mut self, now_us: u64) -> bool {
+        let choice = self.choice.flat.clone();
+        let flat = choice.flat();
         let number = self.attempts.len();
         let last = &self.attempts[number - 1];
         let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
@@ -203,7 +228,7 @@ impl Plan {
         {
             self.tried_fresh = true;
             let reason = format!("attempt_{number} met a pooled connection that closed");
-            self.start(at, reason.into(), request_body, now_us);
+            self.start(at, reason.into(), now_us);
             return true;
         }
         self.tries_here += 1;
@@ -220,13 +245,13 @@ impl Plan {
             Next::Nobody => false,
             Next::Again => {
                 let reason = format!("again after {} of attempt_{number}", failed_by.text());
-                self.start(at, reason.into(), request_body, now_us);
+                self.start(at, reason.into(), now_us);
                 true
             }
             Next::Leaf(index) => {
                 self.tries_here = 0;
                 let reason = format!("after {} of attempt_{number}", failed_by.text());
-                self.start(index, reason.into(), request_body, now_us);
+                self.start(index, reason.into(), now_us);
                 true
             }
         }

@@ -215,20 +215,20 @@ fn a_pooled_connection_that_closed_unread_is_followed_by_one_fresh_try() {
         &json!({"retry_on": ["5xx"], "max_retries_per_attempt": 1}),
     ));
     let mut plan = bench.plan(&plain_chat());
-    plan.sent(START_US);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Eof, START_US), Step::Failed);
-    assert!(plan.next(BODY, START_US) && plan.wants_fresh_connection());
+    assert!(plan.next(START_US) && plan.wants_fresh_connection());
     plan.connecting(START_US);
     // The fresh try was no retry of its own: the one that the config grants is still there.
     let (_, step) =
         bench.feed(&mut plan, &[b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n"], START_US);
     assert_eq!(step, Step::Failed);
-    assert!(plan.next(BODY, START_US));
+    assert!(plan.next(START_US));
     assert_eq!(plan.provider_index(), 0);
     plan.connecting(START_US);
-    plan.sent(START_US);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Reset, START_US), Step::Failed);
-    assert!(!plan.next(BODY, START_US), "`reset` is not in the list, and nothing was pooled");
+    assert!(!plan.next(START_US), "`reset` is not in the list, and nothing was pooled");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn what_was_never_sent_goes_on_whatever_the_list_says() {
         let mut plan = bench.plan(&plain_chat());
         plan.connecting(START_US);
         assert_eq!(plan.fault(&mut bench.gate, BODY, fault, START_US), Step::Failed);
-        assert!(plan.next(BODY, START_US), "{fault:?}");
+        assert!(plan.next(START_US), "{fault:?}");
         let (_, step) = bench.feed(&mut plan, &[WHOLE], START_US);
         assert!(matches!(step, Step::Done(_)));
         let record = bench.record();
@@ -258,14 +258,14 @@ fn an_inner_budget_ends_the_attempts_inside_it_and_no_others() {
     let mut plan = bench.plan(&plain_chat());
     assert_eq!(plan.deadline_us(), START_US + 1_000_000, "the inner clock does not run yet");
     let later = START_US + 700_000;
-    plan.sent(START_US);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, later), Step::Failed);
-    assert!(plan.next(BODY, later));
+    assert!(plan.next(later));
     assert_eq!((plan.provider_index(), plan.deadline_us()), (0, later + 100_000));
-    plan.sent(later);
+    let _ = plan.send(&mut bench.gate, BODY, later);
     let spent = later + 100_000;
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, spent), Step::Failed);
-    assert!(plan.next(BODY, spent));
+    assert!(plan.next(spent));
     assert_eq!(plan.provider_index(), 1, "`a` was inside: passed over");
     assert_eq!(plan.deadline_us(), spent + 1_000_000);
     assert_eq!(plan.attempts()[1].limit_ms, 100);
@@ -277,10 +277,10 @@ fn a_budget_of_the_whole_config_ends_the_request() {
     let mut bench = Bench::of(&config);
     let mut plan = bench.plan(&plain_chat());
     assert_eq!(plan.deadline_us(), START_US + 300_000);
-    plan.sent(START_US);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
     let until = START_US + 300_000;
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, until), Step::Failed);
-    assert!(!plan.next(BODY, until));
+    assert!(!plan.next(until));
 }
 
 #[test]
@@ -303,9 +303,9 @@ fn a_caller_that_leaves_is_recorded_once_and_counted_out() {
 fn a_shutdown_goes_to_nobody_else() {
     let mut bench = two();
     let mut plan = bench.plan(&plain_chat());
-    plan.sent(START_US);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Shutdown, START_US), Step::Failed);
-    assert!(!plan.next(BODY, START_US));
+    assert!(!plan.next(START_US));
 }
 
 #[test]
@@ -314,8 +314,9 @@ fn a_secret_that_a_provider_echoes_is_scrubbed() {
     let answer = format!("HTTP/1.1 400 Bad\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     for lines in ["", "X-Modelux-Provider-Key:\r\n", "X-Modelux-Provider-Key: sk-own\r\n"] {
         let mut bench = two();
-        let mut plan = bench.plan(&post("/v1/chat/completions", lines, BODY));
-        let wire = text(plan.wire());
+        let request = post("/v1/chat/completions", lines, BODY);
+        let wire = bench.wire_of(&request);
+        let mut plan = bench.plan(&request);
         let own = lines.contains("sk-own");
         assert_eq!(wire.contains(crate::support::SECRET), !own);
         assert!(!wire.contains(crate::support::KEY) && !wire.contains("X-Modelux"));
@@ -361,11 +362,11 @@ fn a_new_configuration_leaves_exchanges_under_way_alone() {
     other["providers"] = json!([crate::support::provider("gamma", &Value::Null)]);
     other["routes"][0]["versions"][0]["config"] = fallback(&[target(0, "z")], &json!({}));
     bench.gate.load(crate::support::read_snapshot(&other).unwrap());
-    plan.sent(START_US);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, START_US), Step::Failed);
-    assert!(plan.next(BODY, START_US));
+    assert!(plan.next(START_US));
     assert_eq!(plan.provider_index(), 1);
     let (relayed, _) = bench.feed(&mut plan, &[WHOLE], START_US);
     assert!(text(&relayed).contains("X-Modelux-Provider-Used: beta"));
-    assert!(text(bench.plan(&plain_chat()).wire()).contains("host: gamma.test"));
+    assert!(bench.wire_of(&plain_chat()).contains("host: gamma.test"));
 }

@@ -45,8 +45,7 @@ fn code(document: &Value, request: &[u8]) -> &'static str {
 /// Where a request goes first: the provider's name and the body that is sent.
 fn goes_to(document: &Value, request: &[u8]) -> (usize, String) {
     let mut bench = Bench::new(document);
-    let plan = bench.plan(request);
-    (plan.provider_index(), text(plan.wire()))
+    (bench.plan(request).provider_index(), bench.wire_of(request))
 }
 
 #[test]
@@ -142,7 +141,7 @@ fn a_fixed_tag_beats_a_header_which_beats_the_body() {
     assert_eq!(plan.subject().tags, [pair("team", "ml"), pair("app", "h,i"), pair("env", "b")]);
     assert_eq!(plan.subject().end_user.as_deref(), Some("fixed"));
     assert_eq!(plan.subject().trace_id.as_deref(), Some("t1"));
-    let wire = text(plan.wire());
+    let wire = bench.wire_of(&request);
     assert!(!wire.contains("mlx:") && wire.contains("\"user\":\"body\""), "{wire}");
     let mut bench = Bench::new(&plain());
     assert_eq!(bench.plan(&request).subject().end_user.as_deref(), Some("head"));

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that unwraps names the line that failed")]
 
+mod budgets;
 mod exchange;
 mod gate;
 mod routing;

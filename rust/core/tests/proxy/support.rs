@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use hmac::{Hmac, Mac};
 use modelux_core::cells::{Cell, Cells, Mode};
-use modelux_core::exchange::{Plan, Step};
+use modelux_core::exchange::{Plan, Step, Verdict};
 use modelux_core::gate::{Begin, Gate, Refused};
+use modelux_core::holds::Holds;
+use modelux_core::ledger::Ledger;
 use modelux_core::pricing::Catalogue;
 use modelux_core::ring::{RingReader, RingWriter};
 use modelux_core::snapshot::Snapshot;
@@ -86,7 +88,9 @@ pub struct Bench {
     pub cells: Cells,
     ring: PathBuf,
     spill: PathBuf,
-    _folder: TempDir,
+    /// Of the last request that became a plan.
+    body: Vec<u8>,
+    folder: TempDir,
 }
 
 impl Bench {
@@ -99,9 +103,23 @@ impl Bench {
         let writer = RingWriter::create(&ring, 1 << 20, &spill, 1 << 24, "boot", 0, 1).unwrap();
         let catalogue = Catalogue::from_json(PRICES).unwrap();
         let snapshot = read_snapshot(document).unwrap();
-        let gate =
-            Gate::new(snapshot, catalogue, Cells::open(&cells_path).unwrap(), writer, [1, 2]);
-        Self { gate, cells, ring, spill, _folder: folder }
+        // A document without budgets never asks for a ledger.
+        let holds = if document["budgets"].is_array() {
+            drop(Ledger::create(folder.path(), 8 << 20, "test").unwrap());
+            let cells = Cells::open(&cells_path).unwrap();
+            Holds::open(folder.path(), 1, 8, cells, 0).unwrap()
+        } else {
+            Holds::default()
+        };
+        let gate = Gate::new(
+            snapshot,
+            catalogue,
+            Cells::open(&cells_path).unwrap(),
+            writer,
+            holds,
+            [1, 2],
+        );
+        Self { gate, cells, ring, spill, body: Vec::new(), folder }
     }
 
     /// A gate whose one route is `config`.
@@ -115,10 +133,34 @@ impl Bench {
 
     pub fn plan(&mut self, request: &[u8]) -> Box<Plan> {
         match self.begin(request) {
-            Begin::Plan(plan) => plan,
+            Begin::Plan(plan) => {
+                self.body = request[plan.body_range()].to_vec();
+                plan
+            }
             Begin::Refused(refused) => panic!("refused: {:?}", refused.refusal),
             _ => panic!("neither a plan nor a refusal"),
         }
+    }
+
+    /// One turn of the ledger for one plan.
+    pub fn turn(&mut self, plan: &mut Plan) -> Verdict {
+        self.gate.turn(&mut [plan], START_US, UNIX_US);
+        plan.verdict()
+    }
+
+    /// Settle what is due, and return spent and held of the only row.
+    pub fn settled(&mut self) -> (u64, u64) {
+        self.gate.turn(&mut [], START_US, UNIX_US);
+        let rows = self.gate.ledger_rows().unwrap();
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        (rows[0].balance.spent_nusd, rows[0].balance.held_nusd)
+    }
+
+    /// What goes upstream for a request.
+    pub fn wire_of(&mut self, request: &[u8]) -> String {
+        let mut plan = self.plan(request);
+        let body = request[plan.body_range()].to_vec();
+        text(&plan.send(&mut self.gate, &body, START_US))
     }
 
     pub fn refused(&mut self, request: &[u8]) -> Box<Refused> {
@@ -146,10 +188,11 @@ impl Bench {
 
     /// Send, and feed an answer in the given pieces; what reached the caller and how it ended.
     pub fn feed(&mut self, plan: &mut Plan, pieces: &[&[u8]], now_us: u64) -> (Vec<u8>, Step) {
-        plan.sent(now_us);
+        let body = self.body.clone();
+        let _ = plan.send(&mut self.gate, &body, now_us);
         let mut relayed = Vec::new();
         for piece in pieces {
-            match plan.answer(&mut self.gate, BODY, piece, now_us) {
+            match plan.answer(&mut self.gate, &body, piece, now_us) {
                 Step::More => {}
                 Step::Write(bytes) => relayed.extend(bytes),
                 Step::Done(bytes) => {

@@ -1,0 +1,985 @@
+//! The money of an exchange: which budgets match, what is held for an attempt, what it is charged.
+//!
+//! An attempt that a budget matches is held for in full before a byte of it leaves, and ends in
+//! exactly one settle. Where the hold is taken and ended is `holds`; here is how much, and why.
+//!
+//! ```text
+//!          no budget matches
+//!   start ───────────────────► Go ───► send
+//!     │ a budget matches        ▲
+//!     └──────► Wait ──turn──────┤
+//!                ▲  │           └────► Stopped
+//!                │  └─► Count (tokens are counted outside of the turn)
+//!                └───────┘
+//! ```
+
+use std::rc::Rc;
+
+use super::{Phase, Plan};
+use crate::attempt::{HeldBy, Outcome, SettledBy};
+use crate::bound::{self, Bound, BoundFault};
+use crate::budget::display::{self, Refused, Shown};
+use crate::budget::{self, Ask, Decision, Match, RowState, Who};
+use crate::gate::Gate;
+use crate::holds::{Due, DueRow, Free};
+use crate::ledger::row::{Balance, FLAG_EXCEEDED, FLAG_SUBJECTS_FULL, RowKey, SubjectId};
+use crate::ledger::window::Window;
+use crate::ledger::{HoldRow, LedgerFault, Turn};
+use crate::pricing::{self, Cost};
+use crate::request::{Choice, FlatRef, allows_model};
+use crate::routing::Leaf;
+use crate::scan::{LimitKey, Shape};
+use crate::snapshot::OnCancel;
+use crate::sse::Follower;
+use crate::subject::Endpoint;
+use crate::tokens;
+use crate::usage::Usage;
+
+/// Output tokens that a cut answer may have had under way.
+const UNDER_WAY_TOKENS: u64 = 64;
+
+/// A ledger that takes nothing now may do so again soon.
+const RETRY_AFTER_UNAVAILABLE_S: u64 = 1;
+
+/// A bound as it is computed, in thousandths.
+const FACTOR_NONE: u64 = 1000;
+
+/// What is known of what an attempt was billed.
+pub(crate) enum Evidence<'b> {
+    /// Certainly nothing: no byte was sent, or a whole head says that it failed.
+    Nothing,
+    /// The answer came whole, with the provider's last word on usage, and this body.
+    Whole(Option<Usage>, &'b [u8]),
+    /// It ended in any other way.
+    Cut,
+}
+
+/// What an attempt waits for before it may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verdict {
+    /// Nothing: send it.
+    #[default]
+    Go,
+    /// A turn of the ledger.
+    Wait,
+    /// Its tokens are to be counted first, then another turn.
+    Count,
+    /// It may not be sent: see `Plan::stopped`.
+    Stopped,
+}
+
+/// What is held for an attempt that is under way.
+pub(crate) struct Hold {
+    pub(crate) seq: u64,
+    pub(crate) slot: u32,
+    pub(crate) amount_nusd: u64,
+    /// The bound that it rests on, before it was multiplied; 0 where there is none.
+    plain_nusd: u64,
+    /// What recovery would charge if this process died now.
+    charge_if_dead_nusd: u64,
+    /// Set once the attempt has ended.
+    charge_nusd: Option<u64>,
+}
+
+/// What one attempt asks of the budgets that match it.
+#[derive(Clone, Copy)]
+struct Stake {
+    /// None where no bound is known and no enforcing budget needs one.
+    bound: Option<Bound>,
+    /// The output limit that the bound rests on.
+    limit: Option<u64>,
+    /// The least that may be sent instead.
+    least: u64,
+    /// An enforcing budget matches and the caller set none, or none that counts: we send one.
+    sends_limit: bool,
+    /// The spelling to send it in.
+    limit_key: LimitKey,
+    held_by: HeldBy,
+    /// Whether the text has been counted, or cannot be.
+    is_counted: bool,
+}
+
+/// What a budget that matched has to say of this request.
+#[derive(Clone)]
+pub struct Tally {
+    /// Index of the budget in the snapshot.
+    pub budget: usize,
+    /// Whose row, as people read it; None where the budget has one row only.
+    pub subject: Option<String>,
+    /// Held for the attempts so far, in nano-USD.
+    pub held_nusd: u64,
+    /// Charged for them.
+    pub charged_nusd: u64,
+    /// Charged above what was held.
+    pub overrun_nusd: u64,
+    /// Left right after the last hold.
+    pub remaining_nusd: u64,
+    key: RowKey,
+    window: Window,
+    balance: Balance,
+}
+
+impl Tally {
+    fn hold_row(&self) -> HoldRow<'_> {
+        HoldRow {
+            key: self.key,
+            subject: self.subject.as_deref().unwrap_or(""),
+            window_end_s: self.window.end_s,
+        }
+    }
+}
+
+/// The tightest budget, for the response headers.
+#[derive(Clone)]
+pub struct BudgetShown {
+    /// Its name.
+    pub name: String,
+    /// What is left after this request's hold.
+    pub remaining_nusd: u64,
+    /// `block`, `downgrade`, `warn_only`.
+    pub action: &'static str,
+    /// End of the window in seconds since 1970; None has none.
+    pub resets_s: Option<i64>,
+}
+
+/// Why a budget stops a request: the answer that the caller gets.
+#[derive(Debug, Clone)]
+pub struct Stopped {
+    /// The public cause, as `modelux/errors.py` has it.
+    pub code: &'static str,
+    /// For the caller.
+    pub message: String,
+    /// The field at fault.
+    pub param: Option<&'static str>,
+    /// Seconds; None sends none.
+    pub retry_after_s: Option<u64>,
+    /// What `error.budget` says.
+    pub budget: Option<Shown>,
+    /// The output limit that would have fitted the cap.
+    pub affordable_tokens: Option<u64>,
+}
+
+/// A budget sent the request elsewhere.
+pub(crate) struct Downgraded {
+    /// How the configuration wrote the target that was left.
+    pub(crate) from: String,
+    /// The config that was left.
+    pub(crate) choice: Choice,
+}
+
+/// Everything about budgets that one exchange carries.
+#[derive(Default)]
+pub struct Matched {
+    matches: Vec<Match>,
+    pub(crate) tallies: Vec<Tally>,
+    pub(crate) verdict: Verdict,
+    stake: Option<Stake>,
+    pub(crate) stopped: Option<Stopped>,
+    pub(crate) downgraded: Option<Downgraded>,
+    /// The output limit that is sent upstream in place of the caller's, or of none.
+    pub(crate) limit_sent: Option<u64>,
+    shown: Option<BudgetShown>,
+}
+
+impl Matched {
+    /// The tightest budget after the last hold; None where none matched.
+    #[must_use]
+    pub fn shown(&self) -> Option<&BudgetShown> {
+        self.shown.as_ref()
+    }
+
+    /// What each budget that matched has to say.
+    #[must_use]
+    pub fn tallies(&self) -> &[Tally] {
+        &self.tallies
+    }
+}
+
+impl Plan {
+    /// What the current attempt waits for.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.budgets.verdict
+    }
+
+    /// Why a budget stops this request.
+    #[must_use]
+    pub fn stopped(&self) -> Option<&Stopped> {
+        self.budgets.stopped.as_ref()
+    }
+
+    /// Does the current attempt still wait for its hold.
+    pub(super) fn wants_hold(&self) -> bool {
+        self.budgets.verdict != Verdict::Go
+    }
+
+    /// The output limit that goes upstream, where it is not the caller's own.
+    pub(super) fn sent_limit(&self) -> Option<(u64, LimitKey)> {
+        let stake = self.budgets.stake.as_ref()?;
+        Some((self.budgets.limit_sent?, stake.limit_key))
+    }
+
+    /// Settle what the attempt that has just begun asks of the budgets that match it.
+    pub(super) fn stake(&mut self) {
+        self.budgets.verdict = Verdict::Go;
+        self.budgets.stake = None;
+        self.budgets.limit_sent = None;
+        let snapshot = Rc::clone(&self.snapshot);
+        if snapshot.budgets.is_empty() {
+            return;
+        }
+        self.find_matches();
+        if self.budgets.matches.is_empty() {
+            return;
+        }
+        match self.make_stake() {
+            Ok(stake) => {
+                self.budgets.stake = Some(stake);
+                self.budgets.verdict = Verdict::Wait;
+            }
+            Err(stopped) => self.stop(stopped),
+        }
+    }
+
+    /// Add the budgets that match the current attempt; those of earlier ones stay.
+    fn find_matches(&mut self) {
+        let snapshot = Rc::clone(&self.snapshot);
+        let (Some(project), Some(key)) = (self.subject.project, self.subject.key.as_ref())
+        else {
+            return;
+        };
+        let Some(attempt) = self.attempts.last() else { return };
+        let leaf = attempt.target();
+        let slugs: Vec<&str> = leaf.slugs.iter().map(String::as_str).collect();
+        let who = Who {
+            project,
+            key_id: &key.id,
+            tags: &self.subject.tags,
+            end_user: self.subject.end_user.as_deref(),
+            slugs: &slugs,
+        };
+        snapshot.budgets.matching(&who, &mut self.budgets.matches);
+    }
+
+    fn is_enforced(&self) -> bool {
+        let budgets = &self.snapshot.budgets;
+        self.budgets.matches.iter().any(|one| budgets.get(one.budget).is_enforcing())
+    }
+
+    fn make_stake(&self) -> Result<Stake, Stopped> {
+        let Some(attempt) = self.attempts.last() else { return Err(unavailable("no target")) };
+        let (leaf, provider) = self.target_of(attempt);
+        let model = self.snapshot.model(&self.catalogue, leaf.provider, &leaf.model);
+        let output = bound::output_limit(
+            &self.facts,
+            self.endpoint.shape(),
+            model.as_ref(),
+            &provider.vendor,
+            leaf,
+            self.snapshot.server.limit_defaults(),
+        );
+        let limit = output.map(|output| output.limit);
+        let enforced = self.is_enforced();
+        let bound = match self.bound_by_bytes(limit) {
+            Ok(bound) => Some(bound),
+            Err(_) if !enforced => None,
+            Err(fault) => return Err(no_bound(fault, leaf, &provider.name)),
+        };
+        // The statement of a target is taken only where nothing else bounds it.
+        let is_stated =
+            leaf.max_cost_nusd.is_some_and(|nusd| bound == Some(Bound::fixed(nusd)));
+        Ok(Stake {
+            bound,
+            limit,
+            least: output.map_or(0, |output| output.least),
+            sends_limit: enforced && output.is_some_and(|output| output.must_send),
+            limit_key: output.map_or(LimitKey::MaxTokens, |output| output.key),
+            held_by: if is_stated { HeldBy::MaxCost } else { HeldBy::Bytes },
+            is_counted: is_stated,
+        })
+    }
+
+    /// The bound of the current attempt with a token for each byte of its text.
+    fn bound_by_bytes(&self, limit: Option<u64>) -> Result<Bound, BoundFault> {
+        let Some(attempt) = self.attempts.last() else { return Err(BoundFault::NotPriced) };
+        let (leaf, provider) = self.target_of(attempt);
+        let model = self.snapshot.model(&self.catalogue, leaf.provider, &leaf.model);
+        let bound = bound::bound(
+            &self.facts,
+            self.endpoint.shape(),
+            self.price.as_ref(),
+            model.as_ref(),
+            &provider.vendor,
+            leaf.max_cost_nusd,
+        )?;
+        // A caller's limit that nothing can pay for is no bound either.
+        match bound.at(limit) {
+            Some(_) => Ok(bound),
+            None => Err(BoundFault::Unbounded("its worst case is more than can be counted")),
+        }
+    }
+
+    fn stop(&mut self, stopped: Stopped) {
+        self.budgets.verdict = Verdict::Stopped;
+        self.budgets.stopped = Some(stopped);
+        let attempt = self.attempt();
+        attempt.outcome = Some(Outcome::Skipped);
+        attempt.ended_us = Some(attempt.started_us);
+    }
+
+    /// The ledger cannot be used: nothing was held, so nothing is sent.
+    pub(crate) fn stop_unavailable(&mut self, why: &str) {
+        self.stop(unavailable(why));
+    }
+
+    /// Decide on the current attempt, inside of the turn's transaction, and hold if it may go.
+    ///
+    /// # Errors
+    /// The ledger cannot be read or written; the turn is void then.
+    pub(crate) fn reserve(
+        &mut self,
+        turn: &mut Turn<'_>,
+        free: &mut Free<'_>,
+        now_us: u64,
+        unix_us: u64,
+    ) -> Result<(), LedgerFault> {
+        let unix_s = i64::try_from(unix_us / 1_000_000).unwrap_or(i64::MAX);
+        while self.budgets.verdict == Verdict::Wait {
+            let Some(stake) = self.budgets.stake else { return Ok(()) };
+            self.read_rows(turn, unix_s)?;
+            let factor = match self.attempts.last() {
+                Some(attempt) => {
+                    let (leaf, provider) = self.target_of(attempt);
+                    free.factor_permille(&provider.name, &leaf.model)
+                }
+                None => return Ok(()),
+            };
+            let bound = stake.bound.map(|bound| bound.times(factor));
+            let ask = Ask {
+                bound: bound.unwrap_or(Bound::fixed(0)),
+                limit: stake.limit,
+                least: stake.least,
+            };
+            let may_downgrade = self.budgets.downgraded.is_none();
+            let decision = budget::decide(&self.row_states(), &ask, may_downgrade);
+            if let Decision::Hold { limit, amount_nusd, fitted } = decision {
+                self.budgets.limit_sent = limit.filter(|_| fitted || stake.sends_limit);
+                self.take_hold(turn, free, (bound, limit), amount_nusd, now_us)?;
+                continue;
+            }
+            if self.counting_may_help(&stake, factor) {
+                self.budgets.verdict = Verdict::Count;
+                continue;
+            }
+            if let Decision::Exceeded { row }
+            | Decision::Downgrade { row, exceeds_cap: false } = decision
+            {
+                turn.flag(&self.budgets.tallies[row].hold_row(), FLAG_EXCEEDED)?;
+            }
+            if let Decision::Downgrade { row, .. } = decision {
+                if self.downgrade(row, now_us) {
+                    continue;
+                }
+                // Where a budget cannot send this caller anywhere else, it blocks.
+                let decision = budget::decide(&self.row_states(), &ask, false);
+                self.refuse(&decision, &ask, unix_us);
+                continue;
+            }
+            self.refuse(&decision, &ask, unix_us);
+        }
+        Ok(())
+    }
+
+    /// Read the row of each budget that matches, in the window that the wall clock is in.
+    fn read_rows(&mut self, turn: &mut Turn<'_>, unix_s: i64) -> Result<(), LedgerFault> {
+        let snapshot = Rc::clone(&self.snapshot);
+        let before = std::mem::take(&mut self.budgets.tallies);
+        for one in &self.budgets.matches {
+            let budget = snapshot.budgets.get(one.budget);
+            let window = budget.calendar.window(unix_s);
+            let has_subjects = one.subject_id != SubjectId::NONE;
+            let mut key = RowKey::new(&budget.id, one.subject_id, window.start_s);
+            let mut subject = has_subjects.then(|| snapshot.subject_text(budget, &one.subject));
+            if has_subjects
+                && turn.is_new(&key)?
+                && turn.subjects(&budget.id, window.start_s)? >= budget.max_subjects
+            {
+                let overflow = one.overflow();
+                key = RowKey::new(&budget.id, overflow.subject_id, window.start_s);
+                subject = Some(overflow.subject);
+                let row = HoldRow { key, subject: "*", window_end_s: window.end_s };
+                turn.flag(&row, FLAG_SUBJECTS_FULL)?;
+            }
+            let balance = turn.balance(&key)?;
+            let known = before.iter().find(|tally| tally.budget == one.budget);
+            self.budgets.tallies.push(Tally {
+                budget: one.budget,
+                subject,
+                held_nusd: known.map_or(0, |tally| tally.held_nusd),
+                charged_nusd: known.map_or(0, |tally| tally.charged_nusd),
+                overrun_nusd: known.map_or(0, |tally| tally.overrun_nusd),
+                remaining_nusd: 0,
+                key,
+                window,
+                balance,
+            });
+        }
+        Ok(())
+    }
+
+    fn row_states(&self) -> Vec<RowState<'_>> {
+        self.budgets
+            .tallies
+            .iter()
+            .map(|tally| RowState {
+                budget: self.snapshot.budgets.get(tally.budget),
+                balance: tally.balance,
+            })
+            .collect()
+    }
+
+    fn take_hold(
+        &mut self,
+        turn: &mut Turn<'_>,
+        free: &mut Free<'_>,
+        (bound, limit): (Option<Bound>, Option<u64>),
+        amount_nusd: u64,
+        now_us: u64,
+    ) -> Result<(), LedgerFault> {
+        let stake = self.budgets.stake.as_mut();
+        let held_by = stake.map(|stake| {
+            stake.bound = bound;
+            stake.held_by
+        });
+        for tally in &mut self.budgets.tallies {
+            tally.held_nusd = tally.held_nusd.saturating_add(amount_nusd);
+            tally.balance.held_nusd = tally.balance.held_nusd.saturating_add(amount_nusd);
+        }
+        self.show();
+        let attempt = self.attempts.len() - 1;
+        self.attempts[attempt].held_nusd = Some(amount_nusd);
+        self.attempts[attempt].held_by = held_by;
+        self.budgets.verdict = Verdict::Go;
+        // A stated price of 0 holds nothing and is charged nothing.
+        if amount_nusd == 0 && bound.is_some() {
+            self.attempts[attempt].charged_nusd = Some(0);
+            return Ok(());
+        }
+        let Some((seq, slot)) = free.take() else {
+            self.stop_unavailable("this worker has no room for another hold");
+            return Ok(());
+        };
+        let rows: Vec<HoldRow<'_>> = self.budgets.tallies.iter().map(Tally::hold_row).collect();
+        let leaf = self.attempts[attempt].target();
+        let deadline_us = now_us.saturating_add(leaf.attempt_max_ms.saturating_mul(1000));
+        let request = request_bytes(&self.subject.id);
+        self.hold = Some(Hold {
+            seq,
+            slot,
+            amount_nusd,
+            plain_nusd: bound.and_then(|bound| bound.times(FACTOR_NONE).at(limit)).unwrap_or(0),
+            charge_if_dead_nusd: 0,
+            charge_nusd: None,
+        });
+        turn.hold(seq, request, slot, amount_nusd, deadline_us, &rows)
+    }
+
+    /// Slot and number of the present hold.
+    pub(crate) fn held_slot(&self) -> Option<(u32, u64)> {
+        self.hold.as_ref().map(|hold| (hold.slot, hold.seq))
+    }
+
+    /// The turn in which this plan was held is void: so is the hold.
+    pub(crate) fn undo_hold(&mut self) -> Option<u32> {
+        let hold = self.hold.take()?;
+        for tally in &mut self.budgets.tallies {
+            tally.held_nusd = tally.held_nusd.saturating_sub(hold.amount_nusd);
+        }
+        Some(hold.slot)
+    }
+
+    /// Settle which budget the headers name, and what is left in each.
+    fn show(&mut self) {
+        let snapshot = Rc::clone(&self.snapshot);
+        for tally in &mut self.budgets.tallies {
+            let budget = snapshot.budgets.get(tally.budget);
+            tally.remaining_nusd = budget::remaining_nusd(budget, &tally.balance);
+        }
+        let tightest = budget::decide::tightest(&self.row_states());
+        self.budgets.shown = tightest.map(|row| {
+            let tally = &self.budgets.tallies[row];
+            let budget = snapshot.budgets.get(tally.budget);
+            BudgetShown {
+                name: budget.name.clone(),
+                remaining_nusd: tally.remaining_nusd,
+                action: budget.action.name(),
+                resets_s: tally.window.end_s,
+            }
+        });
+    }
+
+    fn refuse(&mut self, decision: &Decision, ask: &Ask, unix_us: u64) {
+        self.show();
+        let Some(window) = decision.row().map(|row| self.budgets.tallies[row].window) else {
+            return;
+        };
+        let refused = display::refused(decision, &self.row_states(), ask, &window, unix_us);
+        if let Some(refused) = refused {
+            self.stop(refused.into());
+        }
+    }
+
+    /// Put the budget's `downgrade_to` in the place of the attempt's target, once a request.
+    ///
+    /// False where there is nowhere to go for this project or key.
+    fn downgrade(&mut self, row: usize, now_us: u64) -> bool {
+        let Some(project) = self.subject.project else { return false };
+        let snapshot = Rc::clone(&self.snapshot);
+        let budget = snapshot.budgets.get(self.budgets.tallies[row].budget);
+        let Some(flat) = budget.downgrade_for(project).cloned() else { return false };
+        let rejected = self.rejected_in(&flat);
+        let Some(first) = rejected.iter().position(Option::is_none) else { return false };
+        let Some(left) = self.attempts.pop() else { return false };
+        let choice = Choice { flat: FlatRef::Own(flat), rejected, first };
+        let choice = std::mem::replace(&mut self.choice, choice);
+        self.budgets.downgraded =
+            Some(Downgraded { from: left.target().label.clone(), choice });
+        self.subject.warnings.push("budget_downgrade");
+        self.entered_us.clear();
+        self.tries_here = 0;
+        self.tried_fresh = false;
+        self.start(first, format!("budget `{}` is spent", budget.name).into(), now_us);
+        true
+    }
+
+    fn rejected_in(&self, flat: &crate::routing::Flat) -> Vec<Option<&'static str>> {
+        let Some(key) = self.subject.key.as_ref() else { return Vec::new() };
+        flat.leaves
+            .iter()
+            .map(|leaf| {
+                let provider = &self.snapshot.providers[leaf.provider];
+                crate::request::capability(self.endpoint, &provider.vendor).or_else(|| {
+                    (!allows_model(key, &provider.name, &leaf.model))
+                        .then_some("model_not_allowed")
+                })
+            })
+            .collect()
+    }
+
+    // --- counting ---------------------------------------------------------------------------
+
+    /// Could the exact count of the text let through what its bytes do not?
+    fn counting_may_help(&self, stake: &Stake, factor_permille: u64) -> bool {
+        if stake.is_counted || stake.bound.is_none() || self.vocabulary().is_none() {
+            return false;
+        }
+        // The estimate says whether it is worth the time: a text that would not fit even so is
+        // refused by its bytes.
+        let Some(attempt) = self.attempts.last() else { return false };
+        let (leaf, provider) = self.target_of(attempt);
+        let ratio = self.learnt.ratio(&provider.name, &provider.vendor, &leaf.model);
+        let estimate = tokens::estimate(self.facts.text_bytes, self.facts.messages, ratio);
+        let Some(bound) = self.bound_by_count(estimate) else { return false };
+        let ask =
+            Ask { bound: bound.times(factor_permille), limit: stake.limit, least: stake.least };
+        matches!(budget::decide(&self.row_states(), &ask, false), Decision::Hold { .. })
+    }
+
+    /// The bound with this many tokens in the place of the text's bytes.
+    fn bound_by_count(&self, text_tokens: u64) -> Option<Bound> {
+        let limit = self.budgets.stake?.limit;
+        let (leaf, provider) = self.target_of(self.attempts.last()?);
+        let model = self.snapshot.model(&self.catalogue, leaf.provider, &leaf.model);
+        let bound = bound::bound_by_count(
+            &self.facts,
+            self.endpoint.shape(),
+            self.price.as_ref()?,
+            model.as_ref(),
+            &provider.vendor,
+            text_tokens,
+        );
+        bound.ok().filter(|bound| bound.at(limit).is_some())
+    }
+
+    fn vocabulary(&self) -> Option<tokens::Vocabulary> {
+        let (leaf, provider) = self.target_of(self.attempts.last()?);
+        tokens::vocabulary(&provider.vendor, &leaf.model)
+    }
+
+    /// Which path the request came on.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        self.endpoint.shape()
+    }
+
+    /// What has to be counted: the vocabulary, where that is known.
+    #[must_use]
+    pub fn counts_with(&self) -> Option<tokens::Vocabulary> {
+        (self.budgets.verdict == Verdict::Count).then(|| self.vocabulary()).flatten()
+    }
+
+    /// Take in the count of the text, or that it cannot be counted, and ask again.
+    pub fn counted(&mut self, text_tokens: Option<u64>) {
+        assert!(self.budgets.verdict == Verdict::Count, "nobody asked for a count");
+        let bound = text_tokens.and_then(|count| self.bound_by_count(count));
+        if let Some(stake) = &mut self.budgets.stake {
+            stake.is_counted = true;
+            if let Some(bound) = bound {
+                stake.bound = Some(bound);
+                stake.held_by = HeldBy::Count;
+            }
+        }
+        self.budgets.verdict = Verdict::Wait;
+    }
+
+    // --- the end of an attempt --------------------------------------------------------------
+
+    /// The request's bytes leave now.
+    pub(super) fn mark_sent(&mut self, gate: &mut Gate) {
+        let counts = self.hold.is_some() && self.on_cancel() == OnCancel::BillsGenerated;
+        if let (true, Some(follower)) = (counts, &mut self.follower) {
+            follower.count_text(true);
+        }
+        let charge = self.charge_if_dead();
+        let Some(hold) = &mut self.hold else { return };
+        hold.charge_if_dead_nusd = charge;
+        gate.holds_mut().sent(hold.slot, charge);
+    }
+
+    fn on_cancel(&self) -> OnCancel {
+        match self.attempts.last() {
+            Some(attempt) => self.target_of(attempt).1.on_cancel,
+            None => OnCancel::BillsAll,
+        }
+    }
+
+    /// What has to be charged if nothing more were ever known.
+    fn charge_if_dead(&self) -> u64 {
+        let Some(hold) = &self.hold else { return 0 };
+        if self.on_cancel() != OnCancel::BillsGenerated {
+            return hold.amount_nusd;
+        }
+        let relayed = self.follower.as_ref().map_or(0, Follower::text_bytes);
+        self.charge_for(relayed).0
+    }
+
+    /// The charge of an answer that was cut after so many output tokens, and its cost.
+    fn charge_for(&self, output_tokens: u64) -> (u64, Option<Cost>) {
+        let Some(hold) = &self.hold else { return (0, None) };
+        let bound = self.budgets.stake.and_then(|stake| stake.bound);
+        let counted = bound.and_then(|bound| {
+            bound.with_output(output_tokens.saturating_add(UNDER_WAY_TOKENS))
+        });
+        let usage = self.follower.as_ref().and_then(Follower::usage);
+        let reported = usage.and_then(|usage| self.cost_of(&usage));
+        let reported_nusd = reported.map_or(0, |cost| cost.input_nusd + cost.output_nusd);
+        let most = match (bound, hold.amount_nusd) {
+            (Some(_), amount) => amount,
+            (None, _) => u64::MAX,
+        };
+        let charge = counted.unwrap_or(hold.amount_nusd).max(reported_nusd).min(most);
+        let input_nusd = bound.and_then(|bound| bound.input_nusd()).unwrap_or(0).min(charge);
+        (charge, Some(Cost { input_nusd, output_nusd: charge - input_nusd }))
+    }
+
+    fn cost_of(&self, usage: &Usage) -> Option<Cost> {
+        self.price.as_ref().and_then(|price| pricing::cost(usage, price))
+    }
+
+    /// Note how the attempt ended, what it used, and what it is charged.
+    pub(super) fn settle(&mut self, outcome: Outcome, evidence: Evidence<'_>, now_us: u64) {
+        let is_sent = self.attempt().sent_us.is_some();
+        let evidence = if is_sent { evidence } else { Evidence::Nothing };
+        let usage = match &evidence {
+            Evidence::Nothing => None,
+            Evidence::Whole(usage, _) => *usage,
+            Evidence::Cut => self.follower.as_ref().and_then(Follower::usage),
+        };
+        let mut cost = usage.and_then(|usage| self.cost_of(&usage));
+        if let (Some(usage), true) = (&usage, self.budgets.stake.is_some()) {
+            self.learn(usage);
+        }
+        if self.hold.is_some() {
+            let (charge_nusd, settled_by, charged_cost) = self.charge(&evidence, cost);
+            cost = charged_cost.or(cost);
+            self.charge_attempt(charge_nusd, settled_by);
+        }
+        let attempt = self.attempt();
+        attempt.usage = usage;
+        attempt.cost = cost;
+        attempt.outcome = Some(outcome);
+        attempt.ended_us = Some(now_us);
+    }
+
+    /// Remember how many bytes of text this model takes for a token.
+    fn learn(&self, usage: &Usage) {
+        let Some(attempt) = self.attempts.last() else { return };
+        if self.facts.has_images || self.facts.media_bytes > 0 {
+            return;
+        }
+        let (leaf, provider) = self.target_of(attempt);
+        self.learnt.learn(
+            (&provider.name, &provider.vendor, &leaf.model),
+            self.facts.text_bytes,
+            self.facts.messages,
+            usage.input_sum(),
+        );
+    }
+
+    /// What an attempt with a hold is charged, by what, and how that divides.
+    fn charge(
+        &self,
+        evidence: &Evidence<'_>,
+        cost: Option<Cost>,
+    ) -> (u64, SettledBy, Option<Cost>) {
+        let amount_nusd = self.hold.as_ref().map_or(0, |hold| hold.amount_nusd);
+        let all = (amount_nusd, SettledBy::Hold, self.cost_of_all(amount_nusd));
+        match (evidence, cost) {
+            (Evidence::Nothing, _) => (0, SettledBy::Released, None),
+            (Evidence::Whole(Some(_), _), Some(cost)) => {
+                (cost.input_nusd + cost.output_nusd, SettledBy::Usage, Some(cost))
+            }
+            // Usage that cannot be priced, or none: as if it had been cut at its end.
+            (Evidence::Whole(_, body), _) => match self.on_cancel() {
+                OnCancel::BillsGenerated => {
+                    let (charge, cost) = self.charge_for(self.generated_tokens(body));
+                    (charge, SettledBy::Counted, cost)
+                }
+                OnCancel::BillsAll | OnCancel::Drain => all,
+            },
+            (Evidence::Cut, _) => match self.on_cancel() {
+                OnCancel::BillsGenerated => {
+                    let (charge, cost) = self.charge_for(self.generated_tokens(&self.kept));
+                    (charge, SettledBy::Counted, cost)
+                }
+                OnCancel::Drain => match (cost, self.has_final_usage()) {
+                    (Some(cost), true) => {
+                        (cost.input_nusd + cost.output_nusd, SettledBy::Usage, Some(cost))
+                    }
+                    _ => all,
+                },
+                OnCancel::BillsAll => all,
+            },
+        }
+    }
+
+    fn cost_of_all(&self, amount_nusd: u64) -> Option<Cost> {
+        let bound = self.budgets.stake.and_then(|stake| stake.bound)?;
+        let input_nusd = bound.input_nusd()?.min(amount_nusd);
+        Some(Cost { input_nusd, output_nusd: amount_nusd - input_nusd })
+    }
+
+    /// Has a stream said what it used, and that it is at its end?
+    fn has_final_usage(&self) -> bool {
+        self.follower.as_ref().is_some_and(|follower| {
+            follower.usage().is_some()
+                && (follower.done_seen() || follower.finish_reason_seen())
+        })
+    }
+
+    /// How many output tokens were generated, as far as what was seen of the answer shows it.
+    fn generated_tokens(&self, body: &[u8]) -> u64 {
+        if self.endpoint == Endpoint::Embeddings {
+            return 0;
+        }
+        // To load one here would hold up everybody else; bytes are the safe side.
+        let vocabulary = self.vocabulary().filter(|known| tokens::is_loaded(*known));
+        match &self.follower {
+            Some(follower) => {
+                // What was kept may be less than what was relayed.
+                let bytes = follower.text_bytes();
+                if bytes <= tokens::LOOP_TEXT_BYTES_MAX {
+                    tokens::relayed_tokens(body, true, vocabulary).min(bytes)
+                } else {
+                    bytes
+                }
+            }
+            None => tokens::relayed_tokens(body, false, vocabulary),
+        }
+    }
+
+    fn charge_attempt(&mut self, charge_nusd: u64, settled_by: SettledBy) {
+        let Some(hold) = &mut self.hold else { return };
+        assert!(hold.charge_nusd.is_none(), "an attempt is settled once");
+        hold.charge_nusd = Some(charge_nusd);
+        let overrun_nusd = charge_nusd.saturating_sub(hold.amount_nusd);
+        for tally in &mut self.budgets.tallies {
+            tally.charged_nusd = tally.charged_nusd.saturating_add(charge_nusd);
+            tally.overrun_nusd = tally.overrun_nusd.saturating_add(overrun_nusd);
+        }
+        let attempt = self.attempt();
+        attempt.charged_nusd = Some(charge_nusd);
+        attempt.settled_by = Some(settled_by);
+    }
+
+    /// Bring the hold up to what has just happened: before the bytes that it stands for are
+    /// written to the caller.
+    pub(super) fn follow_hold(&mut self, gate: &mut Gate) {
+        let Some(hold) = &self.hold else { return };
+        if let Some(charge_nusd) = hold.charge_nusd {
+            let due = self.due(charge_nusd);
+            self.hold = None;
+            if let Some(due) = due {
+                gate.holds_mut().end(due);
+            }
+            return;
+        }
+        if !matches!(self.phase, Phase::Passing(_)) {
+            return;
+        }
+        let charge = self.charge_if_dead();
+        if let Some(hold) = &mut self.hold
+            && charge > hold.charge_if_dead_nusd
+        {
+            hold.charge_if_dead_nusd = charge;
+            gate.holds_mut().progress(hold.slot, charge);
+        }
+    }
+
+    fn due(&self, charge_nusd: u64) -> Option<Due> {
+        let hold = self.hold.as_ref()?;
+        let attempt = self.attempts.last()?;
+        let (leaf, provider) = self.target_of(attempt);
+        let budgets = &self.snapshot.budgets;
+        Some(Due {
+            seq: hold.seq,
+            slot: hold.slot,
+            is_sent: attempt.sent_us.is_some(),
+            plain_nusd: hold.plain_nusd,
+            charge_nusd,
+            rows: self
+                .budgets
+                .tallies
+                .iter()
+                .map(|tally| DueRow {
+                    key: tally.key,
+                    cap_nusd: budgets.get(tally.budget).cap_nusd,
+                    soft_pct: budgets.get(tally.budget).soft_pct,
+                })
+                .collect(),
+            provider: provider.name.clone(),
+            model: leaf.model.clone(),
+        })
+    }
+
+    // --- draining ---------------------------------------------------------------------------
+
+    /// Is this an answer that is read on for its usage once its caller is gone?
+    pub(super) fn may_drain(&self) -> bool {
+        self.hold.is_some()
+            && self.drains_until_us.is_none()
+            && self.on_cancel() == OnCancel::Drain
+            && self.attempts.last().is_some_and(|attempt| attempt.sent_us.is_some())
+    }
+
+    pub(super) fn drain(&mut self, now_us: u64) {
+        let drain_max_ms = match self.attempts.last() {
+            Some(attempt) => self.target_of(attempt).1.drain_max_ms,
+            None => 0,
+        };
+        self.may_go_on = false;
+        self.drains_until_us = Some(now_us.saturating_add(drain_max_ms * 1000));
+        self.set_deadline(now_us);
+    }
+
+    /// Is the caller gone and the answer read on for its usage only?
+    #[must_use]
+    pub fn drains(&self) -> bool {
+        self.drains_until_us.is_some()
+    }
+
+    /// End an exchange without a caller once its usage is known, or cannot be any more.
+    pub(super) fn drained(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        step: super::Step,
+        now_us: u64,
+    ) -> super::Step {
+        use super::Step;
+        if self.drains_until_us.is_none() {
+            return step;
+        }
+        match step {
+            Step::More | Step::Write(_) if self.has_final_usage() => {
+                self.reusable = false;
+                self.give_in(gate, request_body, now_us);
+                Step::Cut(Vec::new())
+            }
+            Step::Failed => {
+                // Settled already; nobody is there to be told.
+                self.end();
+                let kept = std::mem::take(&mut self.kept);
+                self.record(gate, 499, request_body, &kept, None, now_us);
+                Step::Cut(Vec::new())
+            }
+            Step::Done(_) | Step::Cut(_) => Step::Cut(Vec::new()),
+            step => step,
+        }
+    }
+}
+
+impl From<Refused> for Stopped {
+    fn from(refused: Refused) -> Self {
+        Self {
+            code: refused.code,
+            message: refused.message,
+            param: None,
+            retry_after_s: refused.retry_after_s,
+            budget: Some(refused.budget),
+            affordable_tokens: refused.max_affordable_output_tokens,
+        }
+    }
+}
+
+impl Stopped {
+    fn plain(code: &'static str, message: String) -> Self {
+        Self {
+            code,
+            message,
+            param: None,
+            retry_after_s: None,
+            budget: None,
+            affordable_tokens: None,
+        }
+    }
+}
+
+fn unavailable(why: &str) -> Stopped {
+    let message = format!("a budget covers this request and its cost cannot be held: {why}");
+    let mut stopped = Stopped::plain("ledger_unavailable", message);
+    stopped.retry_after_s = Some(RETRY_AFTER_UNAVAILABLE_S);
+    stopped
+}
+
+fn no_bound(fault: BoundFault, leaf: &Leaf, provider: &str) -> Stopped {
+    let mut stopped = match fault {
+        BoundFault::NotPriced => Stopped::plain(
+            "model_not_priced",
+            format!(
+                "a budget covers this request and `{}` at `{provider}` has no price, so that its cost cannot be held; set `[prices.\"{provider}/{}\"]`",
+                leaf.model, leaf.model
+            ),
+        ),
+        BoundFault::Unbounded(why) => Stopped::plain(
+            "cost_unbounded",
+            format!(
+                "a budget covers this request and nothing bounds what it may cost: {why}; leave that out, or set `max_cost_usd` on the target `{}`",
+                leaf.label
+            ),
+        ),
+    };
+    stopped.param = matches!(fault, BoundFault::NotPriced).then_some("model");
+    stopped
+}
+
+/// A UUID as its 16 bytes; what is no hex digit is left out.
+fn request_bytes(id: &str) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let digits = id.bytes().filter_map(|byte| char::from(byte).to_digit(16));
+    for (place, digit) in digits.take(32).enumerate() {
+        let digit = u8::try_from(digit).unwrap_or(0);
+        bytes[place / 2] |= if place % 2 == 0 { digit << 4 } else { digit };
+    }
+    bytes
+}

@@ -1,0 +1,248 @@
+//! One worker's holds: taken and ended in turns of the ledger, marked in its slots.
+//!
+//! A turn is one write transaction for everything that one turn of the event loop has brought:
+//! first every settle that is due, then every attempt that waits to be held. What is due is kept
+//! until the transaction that wrote it has committed; a slot is free only then. A process that is
+//! killed in between leaves its holds in the ledger and the truth about them in its slots.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::cells::Cells;
+use crate::exchange::{Plan, Verdict};
+use crate::ledger::row::{FLAG_EXCEEDED, FLAG_SOFT, RowKey};
+use crate::ledger::{HoldRow, Ledger, LedgerFault, RowView, Slots, Turn};
+
+const FACTOR_NONE: u64 = 1000;
+const PERCENT: u128 = 100;
+
+/// A row that a due settle moves, and when it is worth an event.
+pub(crate) struct DueRow {
+    pub(crate) key: RowKey,
+    pub(crate) cap_nusd: u64,
+    pub(crate) soft_pct: u32,
+}
+
+/// A hold that has ended and is not yet settled in the ledger.
+pub(crate) struct Due {
+    pub(crate) seq: u64,
+    pub(crate) slot: u32,
+    /// Whether a byte of the request left: else recovery knows by itself that nothing is owed.
+    pub(crate) is_sent: bool,
+    /// What the attempt was thought to cost at most; 0 where nothing was known.
+    pub(crate) plain_nusd: u64,
+    pub(crate) charge_nusd: u64,
+    pub(crate) rows: Vec<DueRow>,
+    pub(crate) provider: String,
+    pub(crate) model: String,
+}
+
+/// What is left to give out: sequence numbers and slots.
+pub(crate) struct Free<'h> {
+    slots: &'h mut Slots,
+    next_seq: &'h mut u64,
+    factors: &'h HashMap<String, u64>,
+}
+
+impl Free<'_> {
+    /// A number and a slot for one more hold; None where all slots are taken.
+    pub(crate) fn take(&mut self) -> Option<(u64, u32)> {
+        let slot = self.slots.take()?;
+        let seq = *self.next_seq;
+        *self.next_seq += 1;
+        Some((seq, slot))
+    }
+
+    /// What the bound of a model is multiplied by, in thousandths.
+    pub(crate) fn factor_permille(&self, provider: &str, model: &str) -> u64 {
+        if self.factors.is_empty() {
+            return FACTOR_NONE;
+        }
+        self.factors.get(&target_of(provider, model)).copied().unwrap_or(FACTOR_NONE)
+    }
+}
+
+struct Open {
+    ledger: Ledger,
+    slots: Slots,
+    next_seq: u64,
+    /// What bounds are multiplied by, as of that generation.
+    factors: HashMap<String, u64>,
+    factors_generation: u64,
+}
+
+/// The holds of one worker.
+#[derive(Default)]
+pub struct Holds {
+    open: Option<Open>,
+    due: Vec<Due>,
+}
+
+impl Holds {
+    /// Open the ledger of `state_dir` for the worker of that generation.
+    ///
+    /// # Errors
+    /// There is no ledger, or it is not of this boot and layout.
+    pub fn open(
+        state_dir: &Path,
+        generation: u64,
+        slots: u32,
+        cells: Cells,
+        worker: u32,
+    ) -> Result<Self, LedgerFault> {
+        let mut ledger = Ledger::open_worker(state_dir, generation)?;
+        ledger.watch(cells, worker);
+        let slots = Slots::create(state_dir, generation, slots)
+            .map_err(|fault| LedgerFault::Io(fault.to_string()))?;
+        let mut open =
+            Open { ledger, slots, next_seq: 1, factors: HashMap::new(), factors_generation: 0 };
+        open.read_factors()?;
+        Ok(Self { open: Some(open), due: Vec::new() })
+    }
+
+    /// Does a settle wait for the next turn.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Every row; none without a ledger.
+    ///
+    /// # Errors
+    /// The ledger cannot be read.
+    pub fn rows(&self) -> Result<Vec<RowView>, LedgerFault> {
+        self.open.as_ref().map_or(Ok(Vec::new()), |open| open.ledger.rows())
+    }
+
+    pub(crate) fn sent(&mut self, slot: u32, charge_if_dead_nusd: u64) {
+        if let Some(open) = &self.open {
+            open.slots.sent(slot, charge_if_dead_nusd);
+        }
+    }
+
+    pub(crate) fn progress(&mut self, slot: u32, charge_if_dead_nusd: u64) {
+        if let Some(open) = &self.open {
+            open.slots.progress(slot, charge_if_dead_nusd);
+        }
+    }
+
+    /// Take note of the charge, so that it is never lost, and settle it in the next turn.
+    pub(crate) fn end(&mut self, due: Due) {
+        if let (Some(open), true) = (&self.open, due.is_sent) {
+            open.slots.done(due.slot, due.charge_nusd);
+        }
+        self.due.push(due);
+    }
+
+    /// Settle what is due and decide on every plan that waits.
+    pub(crate) fn turn(&mut self, plans: &mut [&mut Plan], now_us: u64, unix_us: u64) {
+        let Some(open) = &mut self.open else {
+            for plan in plans {
+                plan.stop_unavailable("this worker has no ledger");
+            }
+            return;
+        };
+        match open.run(&self.due, plans, now_us, unix_us) {
+            Ok(()) => {
+                for due in self.due.drain(..) {
+                    open.slots.free(due.slot);
+                }
+            }
+            Err(fault) => {
+                for plan in plans.iter_mut() {
+                    if let Some(slot) = plan.undo_hold() {
+                        open.slots.free(slot);
+                    }
+                    plan.stop_unavailable(&fault.to_string());
+                }
+                // What is due has been used: it must not wait for room that a hold needs.
+                if open.run(&self.due, &mut [], now_us, unix_us).is_ok() {
+                    for due in self.due.drain(..) {
+                        open.slots.free(due.slot);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Open {
+    fn run(
+        &mut self,
+        due: &[Due],
+        plans: &mut [&mut Plan],
+        now_us: u64,
+        unix_us: u64,
+    ) -> Result<(), LedgerFault> {
+        let mut turn = self.ledger.turn()?;
+        if turn.bound_generation()? != self.factors_generation {
+            drop(turn);
+            self.read_factors()?;
+            turn = self.ledger.turn()?;
+        }
+        for due in due {
+            settle(&mut turn, due, unix_us)?;
+        }
+        let mut free = Free {
+            slots: &mut self.slots,
+            next_seq: &mut self.next_seq,
+            factors: &self.factors,
+        };
+        for plan in plans.iter_mut() {
+            plan.reserve(&mut turn, &mut free, now_us, unix_us)?;
+        }
+        turn.commit()?;
+        for plan in plans.iter() {
+            if let Some((slot, seq)) = plan.held_slot()
+                && plan.verdict() == Verdict::Go
+            {
+                self.slots.held(slot, seq);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Open {
+    /// Read what bounds are multiplied by: only after a model billed more than its bound again
+    /// and again, or an operator forgave it.
+    fn read_factors(&mut self) -> Result<(), LedgerFault> {
+        let (generation, factors) = self.ledger.bound_factors()?;
+        self.factors_generation = generation;
+        self.factors = factors
+            .into_iter()
+            .map(|factor| (factor.target, u64::from(factor.factor_permille)))
+            .collect();
+        Ok(())
+    }
+}
+
+fn settle(turn: &mut Turn<'_>, due: &Due, unix_us: u64) -> Result<(), LedgerFault> {
+    let Some(settled) = turn.settle(due.seq, due.charge_nusd)? else { return Ok(()) };
+    for row in &due.rows {
+        let balance = turn.balance(&row.key)?;
+        let most = u128::from(row.cap_nusd) + u128::from(balance.credits_nusd);
+        let spent = u128::from(balance.spent_nusd);
+        let mut flags = 0;
+        if spent * PERCENT >= most * u128::from(row.soft_pct) {
+            flags |= FLAG_SOFT;
+        }
+        if spent >= most {
+            flags |= FLAG_EXCEEDED;
+        }
+        if flags & !balance.flags != 0 {
+            // The row is there: its subject and its end stand in it.
+            turn.flag(&HoldRow { key: row.key, subject: "", window_end_s: None }, flags)?;
+        }
+    }
+    if settled.overrun_nusd > 0 {
+        let target = target_of(&due.provider, &due.model);
+        turn.record_overrun(&target, due.charge_nusd, due.plain_nusd, unix_us)?;
+    }
+    Ok(())
+}
+
+/// How a model is named where its overruns are remembered.
+fn target_of(provider: &str, model: &str) -> String {
+    format!("{provider}/{model}")
+}

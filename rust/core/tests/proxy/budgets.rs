@@ -1,0 +1,250 @@
+//! The money of an exchange: held before a byte leaves, settled once, by what is known.
+
+use modelux_core::exchange::{Fault, Plan, Step, Verdict};
+use serde_json::{Value, json};
+
+use crate::support::{
+    BODY, Bench, START_US, chat, document, fallback, plain_chat, target, text,
+};
+
+/// 1 USD a million input tokens, 2 USD output: a hold is 1,000 a byte and 2,000 a token.
+const OUTPUT_NUSD: u64 = 2_000;
+const WHOLE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 73\r\n\r\n{\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5,\"t\":15}}\n";
+const CHARGE_NUSD: u64 = 10 * 1_000 + 5 * OUTPUT_NUSD;
+const HEAD_SSE: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+const CONTENT: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"hi\"}}]}\n\n";
+const FINISH: &str = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+const USAGE: &str =
+    "data: {\"choices\":[],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5}}\n\n";
+
+fn budget(cap_nusd: u64, changes: &Value) -> Value {
+    let mut budget = json!({
+        "id": "ab".repeat(16), "name": "all", "scopes": [{"type": "organization"}],
+        "project": null, "cap_nusd": cap_nusd, "period": "monthly", "timezone": "UTC",
+        "action": "block", "downgrade": [null], "soft_pct": 80, "unset": "count",
+        "max_subjects": 16384, "enabled": true, "shadow": false,
+    });
+    for (name, value) in changes.as_object().unwrap() {
+        budget[name] = value.clone();
+    }
+    budget
+}
+
+/// One budget over `m` at `alpha`, then `b` at `beta`; both are priced.
+fn capped(cap_nusd: u64, changes: &Value) -> Value {
+    let mut document = document(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
+    let mut price = document["prices"][0].clone();
+    price["provider"] = json!("beta");
+    price["model"] = json!("b");
+    document["prices"].as_array_mut().unwrap().push(price);
+    document["budgets"] = json!([budget(cap_nusd, changes)]);
+    document
+}
+
+fn on_cancel(document: &mut Value, word: &str) {
+    for provider in document["providers"].as_array_mut().unwrap() {
+        provider["on_cancel"] = json!(word);
+    }
+}
+
+fn held(bench: &mut Bench, request: &[u8]) -> Box<Plan> {
+    let mut plan = bench.plan(request);
+    assert_eq!(plan.verdict(), Verdict::Wait);
+    assert_eq!(bench.turn(&mut plan), Verdict::Go);
+    plan
+}
+
+fn amount(plan: &Plan) -> u64 {
+    plan.attempts().last().unwrap().held_nusd.unwrap()
+}
+
+const RICH: u64 = 1_000_000_000;
+
+#[test]
+fn the_hold_becomes_exactly_what_the_provider_reports() {
+    let mut bench = Bench::new(&capped(RICH, &json!({})));
+    let mut plan = held(&mut bench, &plain_chat());
+    assert_eq!(bench.settled(), (0, amount(&plan)));
+    let (answer, step) = bench.feed(&mut plan, &[WHOLE], START_US);
+    assert_eq!(step, Step::Done(Vec::new()));
+    assert_eq!(bench.settled(), (CHARGE_NUSD, 0));
+    let answer = text(&answer);
+    assert!(answer.contains("X-Modelux-Budget-Name: all\r\n"), "{answer}");
+    assert!(answer.contains("X-Modelux-Fit-Max-Tokens: 16384\r\n"), "{answer}");
+    let record = bench.record();
+    assert_eq!(record["budgets"][0]["charged_usd"], "0.000020000");
+    assert_eq!(record["attempts"][0]["settled_by"], "usage");
+    assert_eq!(record["attempts"][0]["held_by"], "bytes");
+}
+
+#[test]
+fn nothing_is_sent_upstream_that_the_caller_did_not_ask_for_but_a_limit() {
+    let mut bench = Bench::new(&capped(RICH, &json!({})));
+    let mut plan = held(&mut bench, &plain_chat());
+    let wire = text(&plan.send(&mut bench.gate, BODY, START_US));
+    assert!(
+        wire.ends_with("{\"max_tokens\":16384,\"model\": \"m\", \"messages\": []}"),
+        "{wire}"
+    );
+}
+
+#[test]
+fn what_was_not_sent_or_answered_with_an_error_is_released() {
+    let mut bench = Bench::new(&capped(RICH, &json!({})));
+    let mut plan = held(&mut bench, &plain_chat());
+    plan.connecting(START_US);
+    assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Connect, START_US), Step::Failed);
+    assert!(plan.next(START_US));
+    assert_eq!(bench.turn(&mut plan), Verdict::Go);
+    let refused = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(bench.feed(&mut plan, &[refused], START_US).1, Step::Failed);
+    assert!(!plan.next(START_US));
+    assert_eq!(bench.settled(), (0, 0));
+}
+
+#[test]
+fn each_attempt_that_may_have_been_billed_is_charged_and_the_next_held_anew() {
+    let mut bench = Bench::new(&capped(RICH, &json!({})));
+    let mut plan = held(&mut bench, &plain_chat());
+    let first = amount(&plan);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
+    assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, START_US), Step::Failed);
+    assert!(plan.next(START_US));
+    assert_eq!(plan.verdict(), Verdict::Wait, "no byte before the next hold");
+    assert_eq!(bench.turn(&mut plan), Verdict::Go);
+    assert_eq!(bench.settled(), (first, amount(&plan)));
+    assert_eq!(bench.feed(&mut plan, &[WHOLE], START_US).1, Step::Done(Vec::new()));
+    assert_eq!(bench.settled(), (first + CHARGE_NUSD, 0));
+    let record = bench.record();
+    assert_eq!(record["attempts"][0]["settled_by"], "hold");
+    assert_eq!(record["attempts"][1]["settled_by"], "usage");
+}
+
+#[test]
+fn a_retry_that_does_not_fit_is_the_budgets_error() {
+    let mut document = capped(50_000_000, &json!({}));
+    on_cancel(&mut document, "bills_all");
+    let mut bench = Bench::new(&document);
+    let mut plan = held(&mut bench, &plain_chat());
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
+    assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Reset, START_US), Step::Failed);
+    assert!(plan.next(START_US));
+    // 33 of 50 million are spent: the rest is fitted to, and then there is nothing to fit to.
+    assert_eq!(bench.turn(&mut plan), Verdict::Go);
+    let _ = plan.send(&mut bench.gate, BODY, START_US);
+    assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Reset, START_US), Step::Failed);
+    let mut other = bench.plan(&plain_chat());
+    assert_eq!(bench.turn(&mut other), Verdict::Stopped);
+    assert_eq!(other.stopped().unwrap().code, "budget_exceeded");
+    let (spent, held) = bench.settled();
+    assert!(spent <= 50_000_000 && held == 0, "{spent} {held}");
+}
+
+#[test]
+fn a_caller_that_leaves_is_charged_as_its_provider_bills() {
+    let stream = chat(
+        "",
+        &json!({"model": "@prod", "messages": [], "stream": true, "max_tokens": 1000}),
+    );
+    for (word, settled_by) in
+        [("bills_all", "hold"), ("bills_generated", "counted"), ("drain", "hold")]
+    {
+        let mut document = capped(RICH, &json!({}));
+        on_cancel(&mut document, word);
+        let mut bench = Bench::new(&document);
+        let mut plan = held(&mut bench, &stream);
+        let amount = amount(&plan);
+        let pieces = [HEAD_SSE.as_bytes(), CONTENT.as_bytes()];
+        assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::More);
+        let step = plan.fault(&mut bench.gate, BODY, Fault::CallerGone, START_US);
+        if word == "drain" {
+            assert_eq!(step, Step::More);
+            assert!(plan.drains());
+            let until_us = plan.deadline_us();
+            assert_eq!(until_us, START_US + 10_000_000);
+            let step = plan.fault(&mut bench.gate, BODY, Fault::Timeout, until_us);
+            assert_eq!(step, Step::Cut(Vec::new()));
+        } else {
+            assert_eq!(step, Step::Cut(Vec::new()));
+        }
+        let (spent, held) = bench.settled();
+        assert_eq!(held, 0);
+        let record = bench.record();
+        assert_eq!(record["attempts"][0]["settled_by"], settled_by, "{word}");
+        assert_eq!(record["status"], 499);
+        if word == "bills_generated" {
+            // The input's bound, two bytes of text, and what may have been under way.
+            let input = amount - 1000 * OUTPUT_NUSD;
+            assert_eq!(spent, input + 66 * OUTPUT_NUSD);
+        } else {
+            assert_eq!(spent, amount, "{word}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_is_drained_is_charged_what_its_usage_says() {
+    let stream = chat("", &json!({"model": "@prod", "messages": [], "stream": true}));
+    let mut document = capped(RICH, &json!({}));
+    on_cancel(&mut document, "drain");
+    let mut bench = Bench::new(&document);
+    let mut plan = held(&mut bench, &stream);
+    let pieces = [HEAD_SSE.as_bytes(), CONTENT.as_bytes()];
+    assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::More);
+    assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::CallerGone, START_US), Step::More);
+    let mut last = Step::More;
+    for piece in [FINISH, USAGE] {
+        last = plan.answer(&mut bench.gate, BODY, piece.as_bytes(), START_US);
+    }
+    assert_eq!(last, Step::Cut(Vec::new()));
+    assert_eq!(bench.settled(), (CHARGE_NUSD, 0));
+    assert_eq!(bench.record()["attempts"][0]["settled_by"], "usage");
+}
+
+#[test]
+fn a_budget_that_is_spent_sends_the_request_elsewhere_once() {
+    let cheap = fallback(&[target(1, "b")], &json!({"slug": "cheap", "version": 1}));
+    let mut document =
+        capped(40_000_000, &json!({"action": "downgrade", "downgrade": [cheap]}));
+    // The first target is a hundred times dearer than where the budget sends to.
+    document["prices"][0]["output_nusd_per_mtok"] = json!(200_000_000_000_u64);
+    let mut bench = Bench::new(&document);
+    let mut plan =
+        bench.plan(&chat("", &json!({"model": "@prod", "messages": [], "max_tokens": 1000})));
+    assert_eq!(bench.turn(&mut plan), Verdict::Go);
+    assert_eq!(plan.provider_index(), 1);
+    assert_eq!(bench.feed(&mut plan, &[WHOLE], START_US).1, Step::Done(Vec::new()));
+    assert_eq!(bench.settled(), (CHARGE_NUSD, 0));
+    let record = bench.record();
+    assert_eq!(record["decision"]["downgraded_from"], "m");
+    assert_eq!(record["model"], "b");
+    assert_eq!(record["attempts"].as_array().unwrap().len(), 1);
+    assert_eq!(record["warnings"], json!(["budget_downgrade"]));
+}
+
+#[test]
+fn money_that_is_only_held_is_waited_for() {
+    let mut bench = Bench::new(&capped(40_000_000, &json!({})));
+    let first = held(&mut bench, &plain_chat());
+    let mut second = bench.plan(&plain_chat());
+    assert_eq!(bench.turn(&mut second), Verdict::Stopped);
+    let stopped = second.stopped().unwrap();
+    assert_eq!((stopped.code, stopped.retry_after_s), ("budget_held", Some(1)));
+    assert_eq!(bench.settled(), (0, amount(&first)));
+}
+
+#[test]
+fn without_a_price_nothing_passes_an_enforcing_budget_and_everything_a_warning_one() {
+    let request = chat("", &json!({"model": "beta/m", "messages": []}));
+    let mut bench = Bench::new(&capped(RICH, &json!({})));
+    let plan = bench.plan(&request);
+    assert_eq!(plan.verdict(), Verdict::Stopped);
+    assert_eq!(plan.stopped().unwrap().code, "model_not_priced");
+    let mut bench = Bench::new(&capped(RICH, &json!({"action": "warn_only"})));
+    let mut plan = held(&mut bench, &request);
+    let wire = bench.feed(&mut plan, &[WHOLE], START_US);
+    assert_eq!(wire.1, Step::Done(Vec::new()));
+    assert_eq!(bench.settled(), (0, 0));
+    assert_eq!(bench.record()["cost"], Value::Null);
+}
