@@ -7,13 +7,16 @@ function returns the bytes of one whole answer and what the record says of it.
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from modelux._native import BudgetFigures, Local, Plan, Refused
+from modelux._native import Local, Plan, Refused
 from modelux.errors import ROWS, Cause
 from modelux.units import US_PER_S, UnixUs, usd_text
+
+if TYPE_CHECKING:
+    from modelux._native import BudgetFigures
 
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 OVERLOADED_STATUSES: Final = frozenset({503, 529})
@@ -133,7 +136,7 @@ def stopped(plan: Plan, unix_us: UnixUs) -> Answer:
     )
 
 
-def _budget(figures: BudgetFigures) -> dict[str, object]:
+def _budget(figures: "BudgetFigures") -> dict[str, object]:
     """Return `error.budget`: amounts as numbers of USD, always with all keys."""
     return {
         "name": figures["name"],
