@@ -1,9 +1,9 @@
 """Turns of the ledger: one write transaction for all that one turn of the event loop brought.
 
-Requests that a budget covers join the turn that is due at the end of this turn of the loop;
-what has been used is settled in the same transaction, or in one of its own within
-`SETTLE_WITHIN_S` where no request comes meanwhile. Nobody else in this process touches the
-ledger, and no transaction outlives the call that made it.
+Requests that a budget covers join the turn that is due at the end of this turn of the loop, and
+what has been used is settled in the same transaction: so a caller who sends again once it has
+its answer finds that answer charged, and no longer held. Nobody else in this process touches
+the ledger, and no transaction outlives the call that made it.
 """
 
 import asyncio
@@ -17,36 +17,33 @@ from modelux.proxy.connection import LEDGER
 if TYPE_CHECKING:
     from modelux.proxy.connection import ClientConnection
 
-SETTLE_WITHIN_S: Final = 0.002
-"""The longest that a settle waits for a turn: until then its money still counts as held."""
+SETTLE_AGAIN_S: Final = 0.1
+"""Where the ledger took nothing, what is due is tried again after this; it is never dropped."""
 
 
 @final
 class Turns:
     """The turns of one worker."""
 
-    __slots__ = ("_counters", "_gate", "_is_soon", "_loop", "_settles_later", "_waiting")
+    __slots__ = ("_counters", "_gate", "_is_soon", "_loop", "_waiting")
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         self._gate = gate
         self._loop = loop
         self._waiting: list[ClientConnection] = []
         self._is_soon = False
-        self._settles_later = False
         self._counters: ThreadPoolExecutor | None = None
 
     def join(self, caller: "ClientConnection") -> None:
         """Let a caller's plan wait for the next turn; its exchange is resumed after it."""
         self._waiting.append(caller)
-        if not self._is_soon:
-            self._is_soon = True
-            self._loop.call_soon(self._turn_soon)
+        self.settle_soon()
 
     def settle_soon(self) -> None:
-        """Settle what is due, with the next turn if one comes soon."""
-        if not self._is_soon and not self._settles_later:
-            self._settles_later = True
-            self._loop.call_later(SETTLE_WITHIN_S, self._turn_later)
+        """Make a turn at the end of this turn of the loop."""
+        if not self._is_soon:
+            self._is_soon = True
+            self._loop.call_soon(self._turn)
 
     def flush(self) -> None:
         """Settle all that is due, now: this process is about to end."""
@@ -79,22 +76,15 @@ class Turns:
         ).add_done_callback(take)
         return False
 
-    def _turn_soon(self) -> None:
+    def _turn(self) -> None:
         self._is_soon = False
         waiting, self._waiting = self._waiting, []
         # Who left while it waited has settled its affairs already.
         waiting = [caller for caller in waiting if caller.waits_for == LEDGER]
         self._gate.turn([caller.plan for caller in waiting if caller.plan is not None])
+        has_failed = self._gate.has_due
         for caller in waiting:
             if caller.waits_for == LEDGER:
                 caller.turn_over()
-        if self._gate.has_due:
-            self.settle_soon()
-
-    def _turn_later(self) -> None:
-        self._settles_later = False
-        if self._gate.has_due:
-            self._gate.turn([])
-            if self._gate.has_due:
-                # The ledger took nothing: it is tried again until it does.
-                self.settle_soon()
+        if has_failed:
+            self._loop.call_later(SETTLE_AGAIN_S, self.settle_soon)

@@ -721,8 +721,12 @@ impl Plan {
                 // An encoding that we cannot undo is still the caller's to read.
                 _ => (None, true),
             },
-            // A 204 says that there is no body, whatever type it names.
+            // A 204 says that there is no body, whatever type it names. Anything else that calls
+            // itself a success has to be JSON: a page in HTML from somebody's edge is none.
             None if answer.json && answer.status != 204 => answer::read_answer(body),
+            None if (200..300).contains(&answer.status) && !body.is_empty() => {
+                answer::read_answer(body)
+            }
             None => (None, true),
         };
         if !readable && (200..300).contains(&answer.status) {
