@@ -13,7 +13,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 
 use crate::bound::LimitDefaults;
-use crate::budget::{Budget, BudgetDocument, Budgets, Scope};
+use crate::budget::{BudgetDocument, Budgets};
 use crate::models::{ModelInfo, Tier};
 use crate::pricing::{Catalogue, Price};
 use crate::routing::{self, Flat};
@@ -424,8 +424,14 @@ impl Snapshot {
         let projects: Vec<&str> =
             document.projects.iter().map(|project| project.name.as_str()).collect();
         let flatten = |node: &routing::Node| Flat::compile(node, &providers);
-        let budgets =
-            Budgets::compile(document.budgets, &projects, &flatten).map_err(SnapshotFault)?;
+        let mut budgets = document.budgets;
+        if document.server.hash_end_users {
+            let hash = |end_user: &str| hashed_end_user(&pepper, end_user);
+            for budget in &mut budgets {
+                budget.hash_end_users(&hash);
+            }
+        }
+        let budgets = Budgets::compile(budgets, &projects, &flatten).map_err(SnapshotFault)?;
         Ok(Self {
             config_hash: document.config_hash,
             server: document.server,
@@ -454,26 +460,7 @@ impl Snapshot {
     /// Hash an end user as the store keeps it under `hash_end_users`.
     #[must_use]
     pub fn hash_end_user(&self, end_user: &str) -> String {
-        let mut mac = self.pepper.clone();
-        mac.update(b"end_user\0");
-        mac.update(end_user.as_bytes());
-        let hash = mac.finalize().into_bytes();
-        hash.iter().take(16).fold("eu_".to_owned(), |mut text, byte| {
-            use fmt::Write as _;
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-    }
-
-    /// How the subject of a budget's row is written down: end users as the trace has them.
-    #[must_use]
-    pub fn subject_text(&self, budget: &Budget, subject: &str) -> String {
-        let is_end_user = |scope: &Scope| matches!(scope, Scope::EndUser(_));
-        if self.server.hash_end_users && budget.scopes.iter().any(is_end_user) {
-            self.hash_end_user(subject)
-        } else {
-            subject.to_owned()
-        }
+        hashed_end_user(&self.pepper, end_user)
     }
 
     /// A project's route by slug; `default` also finds the project's default route.
@@ -533,6 +520,19 @@ impl Snapshot {
         }
         catalogue.price(&provider.vendor, model, at_unix_s)
     }
+}
+
+/// An end user as the store keeps it under `hash_end_users`.
+fn hashed_end_user(pepper: &Hmac<Sha256>, end_user: &str) -> String {
+    let mut mac = pepper.clone();
+    mac.update(b"end_user\0");
+    mac.update(end_user.as_bytes());
+    let hash = mac.finalize().into_bytes();
+    hash.iter().take(16).fold("eu_".to_owned(), |mut text, byte| {
+        use fmt::Write as _;
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 impl PriceLines {

@@ -61,8 +61,9 @@ class Place:
         assert self.copier._ledger is not None
 
         def turn() -> Generator[Any, object, None]:
-            for step in steps:
-                yield step  # noqa: UP028 - results are sent back, which a tuple cannot take.
+            # Results are sent back, which a tuple cannot take.
+            for step in steps:  # noqa: UP028
+                yield step
 
         self.copier._ledger.as_worker(1).turn(turn())
 

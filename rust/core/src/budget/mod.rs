@@ -246,6 +246,17 @@ impl Budgets {
 }
 
 impl BudgetDocument {
+    /// Name end users as the store does, where it keeps hashes of them only.
+    pub(crate) fn hash_end_users(&mut self, hash: &dyn Fn(&str) -> String) {
+        for scope in &mut self.scopes {
+            if let ScopeDocument::EndUser { id } = scope
+                && id != "*"
+            {
+                *id = hash(id);
+            }
+        }
+    }
+
     fn compile(
         self,
         projects: &[&str],

@@ -237,7 +237,7 @@ impl Plan {
                 self.budgets.stake = Some(stake);
                 self.budgets.verdict = Verdict::Wait;
             }
-            Err(stopped) => self.stop(stopped),
+            Err(stopped) => self.stop(*stopped),
         }
     }
 
@@ -250,12 +250,15 @@ impl Plan {
         };
         let Some(attempt) = self.attempts.last() else { return };
         let leaf = attempt.target();
+        let hashed =
+            self.subject.end_user.as_deref().filter(|_| snapshot.server.hash_end_users);
+        let hashed = hashed.map(|end_user| snapshot.hash_end_user(end_user));
         let slugs: Vec<&str> = leaf.slugs.iter().map(String::as_str).collect();
         let who = Who {
             project,
             key_id: &key.id,
             tags: &self.subject.tags,
-            end_user: self.subject.end_user.as_deref(),
+            end_user: hashed.as_deref().or(self.subject.end_user.as_deref()),
             slugs: &slugs,
         };
         snapshot.budgets.matching(&who, &mut self.budgets.matches);
@@ -266,8 +269,10 @@ impl Plan {
         self.budgets.matches.iter().any(|one| budgets.get(one.budget).is_enforcing())
     }
 
-    fn make_stake(&self) -> Result<Stake, Stopped> {
-        let Some(attempt) = self.attempts.last() else { return Err(unavailable("no target")) };
+    fn make_stake(&self) -> Result<Stake, Box<Stopped>> {
+        let Some(attempt) = self.attempts.last() else {
+            return Err(Box::new(unavailable("no target")));
+        };
         let (leaf, provider) = self.target_of(attempt);
         let model = self.snapshot.model(&self.catalogue, leaf.provider, &leaf.model);
         let output = bound::output_limit(
@@ -283,7 +288,7 @@ impl Plan {
         let bound = match self.bound_by_bytes(limit) {
             Ok(bound) => Some(bound),
             Err(_) if !enforced => None,
-            Err(fault) => return Err(no_bound(fault, leaf, &provider.name)),
+            Err(fault) => return Err(Box::new(no_bound(fault, leaf, &provider.name))),
         };
         // The statement of a target is taken only where nothing else bounds it.
         let is_stated =
@@ -399,7 +404,7 @@ impl Plan {
             let window = budget.calendar.window(unix_s);
             let has_subjects = one.subject_id != SubjectId::NONE;
             let mut key = RowKey::new(&budget.id, one.subject_id, window.start_s);
-            let mut subject = has_subjects.then(|| snapshot.subject_text(budget, &one.subject));
+            let mut subject = has_subjects.then(|| one.subject.clone());
             if has_subjects
                 && turn.is_new(&key)?
                 && turn.subjects(&budget.id, window.start_s)? >= budget.max_subjects
@@ -619,6 +624,9 @@ impl Plan {
     }
 
     /// Take in the count of the text, or that it cannot be counted, and ask again.
+    ///
+    /// # Panics
+    /// If nobody asked for one.
     pub fn counted(&mut self, text_tokens: Option<u64>) {
         assert!(self.budgets.verdict == Verdict::Count, "nobody asked for a count");
         let bound = text_tokens.and_then(|count| self.bound_by_count(count));
