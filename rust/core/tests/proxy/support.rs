@@ -90,7 +90,7 @@ pub struct Bench {
     spill: PathBuf,
     /// Of the last request that became a plan.
     body: Vec<u8>,
-    folder: TempDir,
+    _folder: TempDir,
 }
 
 impl Bench {
@@ -119,7 +119,7 @@ impl Bench {
             holds,
             [1, 2],
         );
-        Self { gate, cells, ring, spill, body: Vec::new(), folder }
+        Self { gate, cells, ring, spill, body: Vec::new(), _folder: folder }
     }
 
     /// A gate whose one route is `config`.
