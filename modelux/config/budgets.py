@@ -309,7 +309,10 @@ def downgrade_nodes(
     pinned: PinnedVersion | None,
     faults: Faults,
 ) -> list[dict[str, object] | None]:
-    """Open where a budget's requests go at the cap: a node a project, None where none matches.
+    """Open where a budget's requests go at the cap: a node a project.
+
+    None stands where no request matches, and where the project lacks the routing config that is
+    named: there the budget blocks, and `modelux check` says so. Lacking everywhere is a fault.
 
     Args:
         config: Who serves what, at which price.
@@ -322,14 +325,14 @@ def downgrade_nodes(
     if target is None or budget.action != "downgrade":
         return [None for _ in config.projects]
     matching = projects_of(config, budget)
+    lacking = _lacking(target, matching, live) if pinned is not None else []
+    if lacking == matching:
+        for name in lacking:
+            place = join(budget.place, "downgrade_to")
+            faults.add(place, _unknown(target, name, live, config))
     nodes: list[dict[str, object] | None] = []
     for project in config.projects:
-        if project.name not in matching:
-            nodes.append(None)
-        elif pinned is not None and not _stands(target, project.name, live):
-            faults.add(
-                join(budget.place, "downgrade_to"), _unknown(target, project.name, live, config)
-            )
+        if project.name not in matching or project.name in lacking:
             nodes.append(None)
         else:
             node = Resolver(config, live, pinned, faults).open_target(target, project.name)
@@ -337,6 +340,11 @@ def downgrade_nodes(
                 _check_prices(config, budget, node, faults)
             nodes.append(node)
     return nodes
+
+
+def _lacking(target: object, projects: Sequence[str], live: Sequence[LiveRoute]) -> list[str]:
+    """Return the projects that do not have the routing config that a target names."""
+    return [name for name in projects if not _stands(target, name, live)]
 
 
 def _slugs_of(project: str, live: Sequence[LiveRoute]) -> list[str]:
@@ -413,6 +421,25 @@ def remarks(
         why = _never(config, budget, keys, slugs)
         if why:
             yield f"budget {shown(budget.name)} can never match: {why}"
+        elif budget.action == "downgrade":
+            yield from _blocked(config, budget, slugs)
+
+
+def _blocked(
+    config: Config, budget: Budget, slugs: Mapping[str, Sequence[str]]
+) -> Iterator[str]:
+    """Yield where a budget cannot send anybody elsewhere, so that it blocks at its cap."""
+    target = budget.downgrade_to
+    match = REFERENCE.fullmatch(target.model) if isinstance(target, Target) else None
+    if match is None:
+        return
+    slug = match["slug"]
+    for name in projects_of(config, budget):
+        if slug not in slugs.get(name, ()) and slug != "default":
+            yield (
+                f"budget {shown(budget.name)} blocks in project {shown(name)}, which has no "
+                f"routing config {shown('@' + slug)} to send its requests to"
+            )
 
 
 def _never(

@@ -180,10 +180,29 @@ def test_each_project_that_can_match_gets_its_own_place_to_go_to(
     assert budget["project"] == 0
 
 
-def test_a_project_without_the_place_to_go_to_is_told_with_three_ways_out(
+def test_where_a_project_lacks_the_place_to_go_to_the_budget_blocks_and_check_says_so(
     tmp_path: Path, db: ControlDb
 ) -> None:
     text = WHOLE.replace("[routes.production]", "[projects.other]\n[routes.production]") + TEAM
+    config = loaded(tmp_path, text)
+
+    [budget] = snapshot_of(config, db)["budgets"]
+
+    nodes = cast("list[object]", budget["downgrade"])
+    assert [node is None for node in nodes] == [False, True]
+    slugs = {"default": ["production", "cheap"], "other": []}
+    assert list(remarks(config, {}, slugs)) == [
+        'budget "team-ml" blocks in project "other", which has no routing config "@cheap" to '
+        "send its requests to"
+    ]
+
+
+def test_a_place_to_go_to_that_no_project_has_is_a_fault(tmp_path: Path, db: ControlDb) -> None:
+    text = (
+        WHOLE.replace("[routes.production]", "[projects.other]\n[routes.production]")
+        + TEAM
+        + 'project = "other"\n'
+    )
 
     with pytest.raises(ConfigError) as failure:
         db.apply_config(loaded(tmp_path, text))
