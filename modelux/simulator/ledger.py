@@ -21,7 +21,7 @@ from typing import Final
 import orjson
 
 from modelux.clock import mono_us
-from modelux.simulator.settings import Bill
+from modelux.simulator.settings import Bill, Fault
 from modelux.units import TOKENS_PER_MTOK, nusd_from_usd, usd_text
 
 SECRET_HEADERS: Final = frozenset(
@@ -129,7 +129,9 @@ class Record:
         if self.state is not State.DONE and self.bill is Bill.NONE:
             return 0, 0, 0
         output = self.output_tokens_sent
-        if self.bill is Bill.ALL or self.state is State.DONE:
+        # An error event ends an answer of which no more was generated than was sent.
+        is_whole = self.state is State.DONE and self.fault != Fault.SSE_ERROR_MID
+        if self.bill is Bill.ALL or is_whole:
             output = self.output_tokens_whole
         return self.input_tokens, self.cached_tokens, output
 

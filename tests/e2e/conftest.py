@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e import budgets
 from tests.e2e.harness import Simulator, simulate
 
-PRICES = ("--price", "gpt-4o-mini=0.15:0.60", "--price", "gpt-4o=2.50:10")
+PRICES = ("--price", "gpt-4o-mini=0.15:0.60", "--price", "gpt-4o=2.50:10", *budgets.PRICES)
 
 
 @pytest.fixture(scope="session")
