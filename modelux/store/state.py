@@ -31,6 +31,8 @@ from modelux.store.layout import (
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the directory in it is checked.
 MAP_BYTES_MAX: Final = 64 * MIB
 MAP_BYTES_MIN: Final = 1 * MIB
+LEDGER_BYTES_MIN: Final = 4 * MIB
+"""What one turn may touch fits several times into the part that is kept for settles."""
 MAP_SHARE: Final = 4
 """The ledger's map takes at most this part of the mount, if its size is not configured."""
 SNAPSHOT_SHARE: Final = 4
@@ -132,7 +134,12 @@ def _check_room(path: Path, sizes: StateSizes) -> int:
     rings_bytes = sizes.workers * sizes.ring_bytes
     worker_bytes = RING_GENERATIONS * (rings_bytes + sizes.workers * SLOTS_BYTES)
     need_bytes = ledger_bytes + _snapshot_bytes(ledger_bytes) + worker_bytes + OTHER_BYTES
-    if ledger_bytes < MAP_BYTES_MIN or need_bytes > free_bytes:
+    if sizes.map_bytes and sizes.map_bytes < LEDGER_BYTES_MIN:
+        raise StoreError(
+            f"`server.state_map_bytes` is {sizes.map_bytes}: the ledger needs at least "
+            f"{LEDGER_BYTES_MIN}"
+        )
+    if ledger_bytes < LEDGER_BYTES_MIN or need_bytes > free_bytes:
         raise StoreError(
             f"{path}: {need_bytes // MIB} MiB are needed and {free_bytes // MIB} MiB are free"
         )

@@ -138,7 +138,9 @@ class Accounts:
             ledger, why = self._judge_map(copy)
             if why is None:
                 assert ledger is not None, "trusted, so opened"
-                return ledger
+                if copy is None or not self._is_to_grow(ledger):
+                    return ledger
+                why = self._put_into(copy, ledger)
             if ledger is not None:
                 ledger.close()
         else:
@@ -165,6 +167,18 @@ class Accounts:
             return ledger, str(failure)
         rows = [] if copy is None else copy.rows(self._cutoff_s())
         return ledger, _less_than_copy(ledger, rows)
+
+    def _is_to_grow(self, ledger: Ledger) -> bool:
+        """Return whether a larger map is asked for, and nobody uses the one that is there."""
+        is_small = ledger.info()["map_bytes"] < self._place.map_bytes
+        return is_small and not living_generations(self._place.state_dir)
+
+    def _put_into(self, copy: LedgerCopy, ledger: Ledger) -> str:
+        """Bring all of the ledger into its copy, to be made anew; return why it is."""
+        for generation in ledger.orphans():
+            ledger.recover(generation)
+        copy.write([LedgerRow.of(row) for row in ledger.rows()], {}, self._unix_us())
+        return "it is to be larger"
 
     def _create(self) -> Ledger:
         place = self._place

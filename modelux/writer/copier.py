@@ -70,16 +70,14 @@ class LedgerCopier:
         return self._thread is not None and not self._thread.is_alive()
 
     def finish(self) -> None:
-        """End the thread, copy once more, and close."""
-        if self._thread is not None:
-            self._stop.set()
-            self._thread.join(JOIN_S)
-            if self._thread.is_alive():  # A disk that hangs: the next start copies.
-                return
-        self._try()
-        if self._copy is not None:
-            self._copy.close()
-            self._copy = None
+        """Copy once more, close, and end the thread."""
+        if self._thread is None:
+            self._end()
+            return
+        # By the thread itself: SQLite's connections stay with the thread that made them. A disk
+        # that hangs is not waited for, the next start copies.
+        self._stop.set()
+        self._thread.join(JOIN_S)
 
     def age_us(self) -> int:
         """Return how old the copy may be: 0 to half a second where all is well."""
@@ -102,6 +100,10 @@ class LedgerCopier:
             txn_id, found = self._ledger.changed_since(self._copied_txn_id)
         except LedgerError as failure:
             raise StoreError(f"the ledger cannot be read: {failure}") from failure
+        if not found:
+            self._copied_txn_id = txn_id
+            self._whole_us = began_us
+            return 0
         if self._copy is None:
             self._copy = LedgerCopy(self._data_dir)
         rows = [LedgerRow.of(row) for row in found]
@@ -127,6 +129,13 @@ class LedgerCopier:
     def _run(self) -> None:
         while not self._stop.wait(COPY_US / US_PER_S):
             self._try()
+        self._end()
+
+    def _end(self) -> None:
+        self._try()
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
 
     def _try(self) -> None:
         try:
@@ -158,8 +167,8 @@ class Names:
             if self._reader.generation() != self._generation:
                 self._generation, blob = self._reader.load()
                 self._named = named_budgets(blob)
-        except StoreError:
-            pass  # Not published yet: a copy without names is better than none.
+        except (StoreError, ValueError):
+            pass  # Not published, or no JSON: a copy without names is better than none.
         return self._named
 
 

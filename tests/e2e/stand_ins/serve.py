@@ -79,7 +79,7 @@ def main() -> int:
         control_options={},
         environ=dict(os.environ),
         worker_module="tests.e2e.stand_ins.worker",
-        writer_module="tests.e2e.stand_ins.idle",
+        writer_module=given.get("writer_module", "tests.e2e.stand_ins.idle"),
         control_module="tests.e2e.stand_ins.idle",
     )
     log = Log("supervisor", human=False)

@@ -1,7 +1,12 @@
 """A worker that serves a few paths about itself: what the supervisor needs of one, no more.
 
 `/who` says slot, generation and process id; `/snapshot` what is published; `/slow` answers
-after a second; `/die` does not answer. A file `die` in `data_dir` lets it die at its start.
+after a second, `/linger` when there is a file `let go` in `data_dir`; `/die` does not answer. A
+file `die` in `data_dir` lets it die at its start.
+
+It has one row in the ledger: `/spend/N` holds and settles, `/hold/N` holds, `/send/N` holds and
+sends, each N nano-USD; `/many/N` holds one nano-USD N times and sends every other one; `/row`
+tells spent and held; `/stop` holds in a transaction in which it stops, as a debugger would.
 """
 
 import argparse
@@ -11,11 +16,80 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any, Final
 
-from modelux._native import Cells
+from modelux._native import Cells, Ledger, Slots, row_key
 from modelux.clock import mono_us
 from modelux.store.snapshot import SnapshotReader
+
+KEY: Final = row_key(b"stand-in budget!", None, 0)
+SLOTS_COUNT: Final = 4_096
+
+
+class Money:
+    """One worker's part in the ledger."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.ledger = Ledger.open(args.state_dir, args.generation)
+        self.ledger.watch(args.state_dir / "cells", args.slot)
+        self.slots = Slots(args.state_dir, args.generation, SLOTS_COUNT)
+        self.seq = 0
+
+    def hold(self, amount: int, *, stops: bool = False) -> tuple[int, int]:
+        """Hold an amount; return its number and slot."""
+        slot = self.slots.take()
+        assert slot is not None
+        self.seq += 1
+
+        def steps() -> Generator[Any, object, None]:
+            yield ("hold", self.seq, slot, amount, [(KEY, "", None)])
+            if stops:
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        self.ledger.turn(steps())
+        self.slots.held(slot, self.seq)
+        return self.seq, slot
+
+    def send(self, amount: int) -> tuple[int, int]:
+        """Hold an amount that is charged if we die."""
+        held = self.hold(amount)
+        self.slots.sent(held[1], amount)
+        return held
+
+    def spend(self, amount: int) -> None:
+        """Hold and settle an amount."""
+        seq, slot = self.send(amount)
+
+        def steps() -> Generator[Any, object, None]:
+            yield ("settle", seq, amount)
+
+        self.ledger.turn(steps())
+        self.slots.free(slot)
+
+    def do(self, verb: str, amount: int) -> None:
+        """Do what a path asks for."""
+        match verb:
+            case "spend":
+                self.spend(amount)
+            case "hold":
+                self.hold(amount)
+            case "send":
+                self.send(amount)
+            case "many":
+                for number in range(amount):
+                    (self.send if number % 2 else self.hold)(1)
+            case "stop":
+                self.hold(1, stops=True)
+            case _:
+                raise LookupError(verb)
+
+    def row(self) -> dict[str, int]:
+        """Return what the row has."""
+        found = self.ledger.row(KEY)
+        spent, held = (0, 0) if found is None else (found[4], found[5])
+        return {"spent": spent, "held": held}
 
 
 class Worker:
@@ -25,6 +99,7 @@ class Worker:
         self.args = args
         self.cells = Cells.open(args.state_dir / "cells")
         self.reader = SnapshotReader(args.state_dir)
+        self.money = Money(args)
         self.open_count = 0
         self.ending = asyncio.Event()
 
@@ -52,8 +127,18 @@ class Worker:
             case "/slow":
                 await asyncio.sleep(1)
                 return b"slow"
+            case "/linger":
+                while not (self.args.data_dir / "let go").exists():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                return b"let go"
             case "/snapshot":
                 return self.reader.load()[1]
+            case "/row":
+                return json.dumps(self.money.row()).encode()
+            case _ if path.count("/") == 2:
+                _, verb, amount = path.split("/")
+                self.money.do(verb, int(amount))
+                return b"done"
             case "/mode":
                 return str(self.cells.get("mode")).encode()
             case _:

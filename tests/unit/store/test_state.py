@@ -19,7 +19,7 @@ from modelux.store.state import (
     prepare_state_dir,
 )
 
-SMALL = StateSizes(workers=1, ring_bytes=MIB, map_bytes=MIB)
+SMALL = StateSizes(workers=1, ring_bytes=MIB, map_bytes=4 * MIB)
 HUGE = replace(SMALL, map_bytes=1 << 60)
 
 
@@ -40,7 +40,7 @@ def test_two_names_of_one_data_dir_share_one_state_dir(tmp_path: Path) -> None:
 def test_without_a_size_the_map_is_at_most_64_mib(tmp_path: Path) -> None:
     sizes = replace(SMALL, map_bytes=0)
     chosen = prepare_state_dir(tmp_path, None, sizes, tmp_path / "shm")
-    assert MIB <= chosen.ledger_bytes <= 64 * MIB
+    assert 4 * MIB <= chosen.ledger_bytes <= 64 * MIB
     assert MIB <= chosen.map_bytes <= 16 * MIB
 
 
@@ -58,6 +58,11 @@ def test_both_maps_rings_and_slots_have_to_fit(tmp_path: Path) -> None:
 def test_a_map_that_fits_nowhere_is_refused_with_the_sizes(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="MiB are needed"):
         prepare_state_dir(tmp_path, None, HUGE, tmp_path / "shm")
+
+
+def test_a_ledger_that_is_too_small_to_work_is_refused_by_its_option(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"server\.state_map_bytes` is 1048576"):
+        prepare_state_dir(tmp_path, tmp_path / "mine", replace(SMALL, map_bytes=MIB))
 
 
 def test_data_dir_serves_with_a_warning_when_the_mount_cannot_be_used(tmp_path: Path) -> None:

@@ -374,6 +374,31 @@ def test_a_ledger_that_has_no_room_is_refused_with_the_reason(bank: Bank) -> Non
         bank.open(map_bytes=1)
 
 
+def test_a_ledger_that_is_to_be_larger_is_made_anew_and_loses_nothing(bank: Bank) -> None:
+    """Never copied before: what is in the map only must get into the larger one."""
+    worker = Worker(bank, bank.open(), 3)
+    worker.spend(5 * USD)
+    worker.hold(3 * USD)
+    worker.send(worker.hold(2 * USD), USD)
+    worker.die()
+    accounts = bank.open(map_bytes=2 * MAP_BYTES)
+    found = row(accounts)
+    assert (found.spent_nusd, found.held_nusd, found.crash_nusd) == (6 * USD, 0, USD)
+    assert ledger_of(accounts).info()["map_bytes"] == 2 * MAP_BYTES
+    (said,) = bank.events("ledger_rebuilt")
+    assert said["why"] == "it is to be larger"
+    # One that is to be smaller stays as large as it is.
+    assert ledger_of(bank.open()).info()["map_bytes"] == 2 * MAP_BYTES
+
+
+def test_a_ledger_that_living_workers_use_grows_another_time(bank: Bank) -> None:
+    worker = Worker(bank, bank.open(), 3)
+    worker.ledger.close()
+    accounts = bank.open(map_bytes=2 * MAP_BYTES)
+    assert ledger_of(accounts).info()["map_bytes"] == MAP_BYTES
+    worker.slots.close()
+
+
 # --- workers that died ---------------------------------------------------------------------
 
 
