@@ -1,8 +1,9 @@
 """`make run`: one request all the way through, on this machine, without an account.
 
 Starts two stand-in providers, of which the first never answers, and the gateway with a route
-that falls over from the first to the second; sends one streamed chat completion, prints it as
-it arrives, then the trace that explains it, and stays up for your own requests until Ctrl-C.
+that falls over from the first to the second, under a budget of one USD a day; sends one
+streamed chat completion, prints it as it arrives, then the trace that explains it and what the
+budget has spent, and stays up for your own requests until Ctrl-C.
 With a provider's key in the environment it starts `modelux serve` for that provider instead.
 
 Usage: python scripts/run.py [--once] [--listen HOST:PORT]
@@ -70,6 +71,12 @@ attempts = [
   {{ model = "sound/gpt-4o-mini", timeout_ms = 3000 }},
 ]
 retry_on = ["429", "5xx", "timeout"]
+
+[[budgets]]
+name = "a dollar a day"
+scope = {{ type = "organization" }}
+cap_usd = 1
+period = "daily"
 
 [prices."silent/claude-haiku-4-5"]
 input_usd_per_mtok = 1.00
@@ -228,6 +235,21 @@ def trace(demo: Demo, request_id: str) -> str:
         time.sleep(0.1)
 
 
+def budgets(demo: Demo) -> str:
+    """Return what `modelux budgets` prints.
+
+    Raises:
+        DemoError: It printed nothing.
+    """
+    words = command("budgets", "--config", str(demo.config))
+    done = subprocess.run(
+        words, capture_output=True, text=True, env=demo.environment, check=False
+    )
+    if done.returncode != 0 or not done.stdout:
+        raise DemoError(f"no budgets: {done.stderr or done.stdout}")
+    return done.stdout
+
+
 def show(text: str) -> None:
     """Print at once, as a stream is to be seen while it arrives."""
     sys.stdout.write(text)
@@ -262,6 +284,9 @@ def demonstrate(*, once: bool, listen: str) -> None:
             show("never answers. In two seconds modelux goes on to the second:\n\n")
             request_id = ask(demo)
             show(f"\n{trace(demo, request_id)}\n")
+            show("The first provider may have billed what it never answered: that was held\n")
+            show("before a byte left, and is charged.\n\n")
+            show(f"{budgets(demo)}\n")
             if not once:
                 show(closing_words(demo))
                 signal.pause()

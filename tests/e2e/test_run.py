@@ -1,4 +1,5 @@
-"""`make run` shows what the first page promises: a failover, a stream and its explanation."""
+"""`make run` shows what the first page promises: a failover, a stream, its
+explanation, and what it cost a budget."""
 
 import re
 import subprocess
@@ -27,5 +28,7 @@ def test_the_demo_answers_from_the_second_provider_and_explains_it() -> None:
         r"latency: +ttft \S+ +total \S+ +overhead \S+",
         r"project: +playwright-test",
         r"config: +@production \(v1\)",
+        # What the silent provider may have billed is charged, and nothing is left held.
+        r"a dollar a day +- +1\.00 +0\.08\d* +0\.00 +0\.9\d* ",
     ):
         assert re.search(shape, done.stdout), (shape, done.stdout)
