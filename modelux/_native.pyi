@@ -272,6 +272,7 @@ class Gate:
         snapshot: bytes,
         secrets: dict[str, str],
         catalogue: bytes,
+        models: bytes,
         *,
         cells_path: str | PathLike[str],
         ring_path: str | PathLike[str],
@@ -433,18 +434,72 @@ def is_timezone(name: str) -> bool: ...
 
 @final
 class Catalogue:
-    """The price catalogue; a `ValueError` says why its data cannot be used."""
+    """Prices and models; a `ValueError` says why their data cannot be used."""
 
-    def __new__(cls, data: bytes) -> Catalogue: ...
+    def __new__(cls, data: bytes, models: bytes | None = None) -> Catalogue: ...
     @property
     def version(self) -> str: ...
+    @property
+    def models_version(self) -> str: ...
+    def info(self, vendor: str, model: str) -> ModelInfo | None: ...
     def known_models(self, vendor: str) -> list[str]: ...
     def knows(self, vendor: str, model: str) -> bool: ...
     def has_price(self, vendor: str, model: str, at_unix_s: int) -> bool: ...
     def cost(
-        self, vendor: str, model: str, at_unix_s: int, usage: dict[str, int]
+        self,
+        vendor: str,
+        model: str,
+        at_unix_s: int,
+        usage: dict[str, int],
+        service_tier: str | None = None,
     ) -> tuple[int, int] | None:
         """Return nano-USD of input and output; `usage` names the parts of a `Usage`."""
+
+    def bound(
+        self,
+        vendor: str,
+        model: str,
+        at_unix_s: int,
+        body: bytes,
+        shape: str,
+        limit: int | None = None,
+    ) -> tuple[int, int | None]:
+        """Return the most that a request may cost, in nano-USD, and its output limit.
+
+        Args:
+            vendor: Our name of it.
+            model: As the vendor calls it.
+            at_unix_s: When.
+            body: The request.
+            shape: `chat`, `completions` or `embeddings`.
+            limit: The output limit; without it the request's own, else the one we would set.
+
+        Raises:
+            ValueError: There is no price or no finite bound; the message says why.
+        """
+
+@final
+class ModelInfo:
+    """What is known of one model; the Rust type of that name says what each field means."""
+
+    @property
+    def context_tokens(self) -> int | None: ...
+    @property
+    def max_output_tokens(self) -> int | None: ...
+    @property
+    def tier(self) -> str | None: ...
+    @property
+    def tools(self) -> bool | None: ...
+    @property
+    def images(self) -> bool | None: ...
+    @property
+    def json_schema(self) -> bool | None: ...
+    @property
+    def image_tokens_max(self) -> int | None: ...
+    @property
+    def searches(self) -> bool: ...
+    @property
+    def search_nusd(self) -> int | None: ...
 
 # --- ring.rs -------------------------------------------------------------------------------
 
@@ -635,6 +690,26 @@ class Facts:
     @property
     def media_bytes(self) -> int: ...
     @property
+    def image_count(self) -> int: ...
+    @property
+    def audio_bytes(self) -> int: ...
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def text_file_bytes(self) -> int: ...
+    @property
+    def has_unseen(self) -> bool: ...
+    @property
+    def has_server_tools(self) -> bool: ...
+    @property
+    def searches_max(self) -> int | None: ...
+    @property
+    def prompts(self) -> int: ...
+    @property
+    def prediction_bytes(self) -> int: ...
+    @property
+    def thinking_budget(self) -> int | None: ...
+    @property
     def end_user(self) -> str | None: ...
     @property
     def tags(self) -> list[tuple[str, str]]: ...
@@ -650,8 +725,18 @@ class Facts:
 def scan(body: bytes, shape: str) -> Facts:
     """Read a body of the shape `chat`, `completions` or `embeddings`, or raise `ScanError`."""
 
-def patch(body: bytes, model: str | None = None, *, include_usage: bool = False) -> bytes:
-    """Return the body as it would go upstream, or raise `ScanError`."""
+def patch(
+    body: bytes,
+    model: str | None = None,
+    *,
+    include_usage: bool = False,
+    max_tokens: int | None = None,
+    max_completion_tokens: int | None = None,
+) -> bytes:
+    """Return the body as it would go upstream, or raise `ScanError`.
+
+    An output limit is set in the spelling that it is given in.
+    """
 
 @final
 class Usage:

@@ -1,9 +1,10 @@
 """Make `modelux/pricing/data/prices.json` from the package `genai-prices`.
 
 Run it in an environment that holds the version named below; raise that version to follow the
-prices. Kept are token prices, fees a request, context tiers, dates and hours, and the rules by
-which a model's name is found, for the vendors that modelux can speak to. Left out is what
-modelux does not count yet: searches, audio hours, pages, batch and service-tier variants.
+prices. Kept are token prices, fees a request and a web search, context tiers, dates and hours,
+and the rules by which a model's name is found, for the vendors that modelux can speak to. Left
+out is what modelux does not count: hours of audio, pages, characters, and the variants of a
+price, as those of service tiers, of which `scripts/update_models.py` knows more.
 
 What this script does not understand stops it: a price must never go missing in silence.
 """
@@ -64,8 +65,10 @@ RATES: Final = {
     "output_mtok": "output",
     "output_reasoning_mtok": "reasoning",
     "output_audio_mtok": "audio_output",
+    "output_image_mtok": "image_output",
 }
-REQUEST_KEY: Final = "requests_kcount"
+# Fees by the thousand, and ours by the one.
+FEES: Final = {"requests_kcount": "request", "web_searches_kcount": "search"}
 NOT_COUNTED: Final = {
     "audio_hours",
     "cache_audio_read_mtok",
@@ -77,10 +80,8 @@ NOT_COUNTED: Final = {
     "input_text_messages_kcount",
     "input_video_mtok",
     "output_citation_mtok",
-    "output_image_mtok",
     "output_video_mtok",
     "storage_searches_kcount",
-    "web_searches_kcount",
 }
 
 NUSD_PER_USD: Final = 1_000_000_000
@@ -205,7 +206,7 @@ def price(prices: types.ModelPrice, *, is_free: bool) -> dict[str, Json]:
     values = {key: value for key, value in vars(prices).items() if value is not None}
     if is_free and not values:
         return {"rates": {"input": 0, "output": 0}}
-    unknown = values.keys() - RATES.keys() - NOT_COUNTED - {REQUEST_KEY}
+    unknown = values.keys() - RATES.keys() - NOT_COUNTED - FEES.keys()
     if unknown:
         raise ValueError(f"unknown price keys: {sorted(unknown)}")
     starts = sorted(
@@ -221,8 +222,7 @@ def price(prices: types.ModelPrice, *, is_free: bool) -> dict[str, Json]:
     written: dict[str, Json] = {"rates": rates(values, -1)}
     if starts:
         written["tiers"] = [{"over": start, "rates": rates(values, start)} for start in starts]
-    if REQUEST_KEY in values:
-        written["request"] = nusd(values[REQUEST_KEY], 1000)
+    written |= {ours: nusd(values[fee], 1000) for fee, ours in FEES.items() if fee in values}
     return written
 
 

@@ -20,7 +20,7 @@ from modelux.config.compile import compile_snapshot
 from modelux.config.file import load_config
 from modelux.config.versions import ControlDb
 from modelux.limits import MIB
-from modelux.pricing.catalogue import catalogue_bytes
+from modelux.pricing.catalogue import catalogue_bytes, models_bytes
 
 EXCHANGES: Final = 200
 ROUNDS: Final = 200
@@ -101,6 +101,7 @@ def bed(tmp_path: Path) -> Bed:
         compile_snapshot(config, control),
         {"env:BENCH_PROVIDER_KEY": targets.PROVIDER_KEY},
         catalogue_bytes(),
+        models_bytes(),
         cells_path=cells,
         ring_path=ring,
         ring_bytes=8 * MIB,

@@ -1,7 +1,8 @@
-"""The price catalogue that ships with modelux: its bytes, and the names that it knows.
+"""The catalogues that ship with modelux, of prices and of models: their bytes, and the names.
 
-Made by `scripts/update_prices.py`. It is evaluated in Rust, by the gate for prices and here for
-names: when a configuration names a model, and when the nearest known name is looked for.
+Made by `scripts/update_prices.py` and `scripts/update_models.py`. They are evaluated in Rust,
+by the gate for prices and bounds and here for names: when a configuration names a model, and
+when the nearest known name is looked for.
 """
 
 from collections.abc import Collection, Iterator
@@ -10,21 +11,37 @@ from pathlib import Path
 from typing import Final, final
 
 from modelux import clock
-from modelux._native import Catalogue
+from modelux._native import Catalogue, ModelInfo
 from modelux.units import US_PER_S
 
 PRICES_FILE: Final = Path(__file__).parent / "data" / "prices.json"
+MODELS_FILE: Final = Path(__file__).parent / "data" / "models.json"
 
 
 def catalogue_bytes() -> bytes:
-    """Return the catalogue's data file, for the native module."""
+    """Return the data file of prices, for the native module."""
     return PRICES_FILE.read_bytes()
+
+
+def models_bytes() -> bytes:
+    """Return the data file of what models can take and give, for the native module."""
+    return MODELS_FILE.read_bytes()
 
 
 @cache
 def catalogue() -> Catalogue:
     """Return the catalogue, read once a process: it takes milliseconds and never changes."""
-    return Catalogue(catalogue_bytes())
+    return Catalogue(catalogue_bytes(), models_bytes())
+
+
+def model_info(vendor: str, model: str) -> ModelInfo | None:
+    """Return what is known of a model beside its price; None is nothing.
+
+    Args:
+        vendor: Our name of it, as in a provider's `vendor`.
+        model: As the vendor calls it; dated names and aliases too.
+    """
+    return catalogue().info(vendor, model)
 
 
 def has_price(vendor: str, model: str) -> bool:

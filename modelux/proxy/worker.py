@@ -25,7 +25,7 @@ from modelux import clock
 from modelux._native import Cells, Gate
 from modelux.limits import MIB
 from modelux.log import Log, open_log
-from modelux.pricing.catalogue import catalogue_bytes
+from modelux.pricing.catalogue import catalogue_bytes, models_bytes
 from modelux.proxy.connection import REQUEST, ClientConnection
 from modelux.proxy.exchange import serve
 from modelux.proxy.shell import Shell, Times
@@ -136,6 +136,7 @@ class Worker:
             blob,
             resolve_secrets(document, self._environ),
             catalogue_bytes(),
+            models_bytes(),
             cells_path=cells_path,
             ring_path=arguments.state_dir / ring_name,
             ring_bytes=arguments.ring_bytes,

@@ -248,7 +248,7 @@ fn computed(
     // Tiers go by the length of one prompt, which is no longer than all of them.
     let longest = parts.sum().min(window.unwrap_or(u128::MAX));
     for rates in price.reachable_rates(longest) {
-        for factor in factors(facts.service_tier, price) {
+        for factor in factors(facts, price) {
             let region = if facts.is_global { REGION_NONE } else { price.region_permille() };
             let rates = rates.times(factor.times(region));
             let side = parts.nusd(&rates, window, can_write_cache(shape, vendor))?;
@@ -363,16 +363,17 @@ fn dearest_output(rates: &Rates, facts: &Facts, vendor: &str) -> Result<u64, Bou
 }
 
 /// What each service tier that this request may be billed at makes of the price.
-fn factors(asked: AskedTier, price: &Price) -> impl Iterator<Item = Factor> {
+fn factors(facts: &Facts, price: &Price) -> impl Iterator<Item = Factor> {
     let tiers = price.service_tiers();
-    let factors = match asked {
+    let factors = match facts.service_tier {
         AskedTier::Standard => [None, None, None],
         // What is not served in the tier asked for may be served in the standard one.
         AskedTier::Flex => [tiers.flex, None, None],
         AskedTier::Priority => [tiers.priority, None, None],
         AskedTier::Any => [tiers.flex, tiers.priority, tiers.fast],
     };
-    std::iter::once(Factor::ONE).chain(factors.into_iter().flatten())
+    let speed = if facts.has_speed { tiers.speed } else { None };
+    std::iter::once(Factor::ONE).chain(factors.into_iter().flatten()).chain(speed)
 }
 
 // --- the output limit --------------------------------------------------------------------------

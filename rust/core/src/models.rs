@@ -10,6 +10,10 @@ use serde::Deserialize;
 use crate::pricing::CatalogueFault;
 
 const FORMAT: u32 = 1;
+/// Parts of the names of models that search the web without being asked to; the last is how a
+/// router's plugin is called by the name of any model.
+const SEARCHING: [&str; 5] =
+    ["-search-preview", "-search-api", "-deep-research", "/sonar", ":online"];
 /// What a region makes of the price where it makes nothing of it, by the thousand.
 pub const REGION_NONE: u64 = 1000;
 
@@ -103,15 +107,17 @@ pub struct ServiceTiers {
     pub flex: Option<Factor>,
     /// Sooner and dearer.
     pub priority: Option<Factor>,
-    /// Sooner still.
+    /// Sooner still: `ultrafast`.
     pub fast: Option<Factor>,
+    /// Anthropic's `speed`, which is asked for beside the tier.
+    pub speed: Option<Factor>,
 }
 
 impl ServiceTiers {
     /// The dearest factor of all, the standard one included.
     #[must_use]
     pub fn dearest(&self) -> Factor {
-        [self.flex, self.priority, self.fast]
+        [self.flex, self.priority, self.fast, self.speed]
             .into_iter()
             .flatten()
             .fold(Factor::ONE, Factor::dearer)
@@ -228,7 +234,11 @@ impl ModelCatalogue {
     pub fn info(&self, vendor: &str, name: &str, priced_as: Option<&str>) -> Option<ModelInfo> {
         let vendor = self.vendors.get(vendor)?;
         let named = vendor.models.get(name);
-        named.or_else(|| vendor.priced_as.get(priced_as?)).copied()
+        let known = named.or_else(|| vendor.priced_as.get(priced_as?)).copied();
+        if SEARCHING.iter().any(|part| name.contains(part)) {
+            return Some(ModelInfo { searches: true, ..known.unwrap_or_default() });
+        }
+        known
     }
 
     /// The service tiers of a model that is not listed: all that its vendor has, each at its

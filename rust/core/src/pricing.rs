@@ -214,6 +214,7 @@ impl Price {
             Some(ServiceTier::Flex) => tiers.flex,
             Some(ServiceTier::Priority) => tiers.priority,
             Some(ServiceTier::Fast) => tiers.fast,
+            Some(ServiceTier::Speed) => tiers.speed,
             // Nobody knows what it costs: never less than it may.
             Some(ServiceTier::Unknown) => Some(tiers.dearest()),
         };
@@ -588,20 +589,19 @@ impl Catalogue {
     }
 
     fn info_of(&self, vendor: &str, name: &str, priced: Option<&Model>) -> Option<ModelInfo> {
-        let priced_as = priced.map(|model| model.id.as_str());
-        if vendor == "openrouter"
-            && let Some(base) = name.strip_suffix(":online")
-        {
-            let info = self.models.info(vendor, base, priced_as).unwrap_or_default();
-            return Some(ModelInfo { searches: true, ..info });
-        }
-        self.models.info(vendor, name, priced_as)
+        self.models.info(vendor, name, priced.map(|model| model.id.as_str()))
     }
 
     /// What it was made from, for traces: `genai-prices 0.2.3`.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// What is known of models was made from that, and when; empty without it.
+    #[must_use]
+    pub fn models_version(&self) -> &str {
+        self.models.version()
     }
 
     /// What a model costs at an instant, by our name of the vendor; None is unknown.
@@ -612,7 +612,8 @@ impl Catalogue {
         match self.info_of(vendor, &plain_name(model), Some(found)) {
             Some(info) => {
                 price.service_tiers = info.service_tiers;
-                price.search_nusd = price.search_nusd.or(info.search_nusd);
+                // Two sources that differ by kinds of search: the dearer.
+                price.search_nusd = price.search_nusd.max(info.search_nusd);
                 price.region_permille = info.region_permille.unwrap_or(REGION_NONE);
             }
             None => price.service_tiers = self.models.service_tiers(vendor),

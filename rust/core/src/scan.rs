@@ -75,7 +75,7 @@ pub enum AskedTier {
     Standard,
     /// `flex`
     Flex,
-    /// `priority`
+    /// `priority`, or `fast`, its other name.
     Priority,
 }
 
@@ -191,6 +191,8 @@ pub struct Facts {
     pub prediction_bytes: u64,
     /// `service_tier`.
     pub service_tier: AskedTier,
+    /// Anthropic's `speed` is asked for.
+    pub has_speed: bool,
     /// `inference_geo` is `global`: the work need not stay in one region.
     pub is_global: bool,
     /// The largest number of tokens that the body allows for thinking, where it says one.
@@ -335,6 +337,7 @@ enum Key {
     ResponseFormat,
     Messages,
     ServiceTier,
+    Speed,
     InferenceGeo,
     Prediction,
     Prompts,
@@ -365,6 +368,7 @@ impl Key {
             b"response_format" => Self::ResponseFormat,
             b"messages" => Self::Messages,
             b"service_tier" => Self::ServiceTier,
+            b"speed" => Self::Speed,
             b"inference_geo" => Self::InferenceGeo,
             b"prediction" => Self::Prediction,
             b"prompt" | b"input" => Self::Prompts,
@@ -460,6 +464,7 @@ impl<'b> Walk<'b> {
             prompts: 0,
             prediction_bytes: 0,
             service_tier: AskedTier::Any,
+            has_speed: false,
             is_global: false,
             thinking_budget: None,
             media_output: false,
@@ -582,6 +587,7 @@ impl<'b> Walk<'b> {
                 self.cursor.skip()?;
             }
             Key::ServiceTier => self.service_tier()?,
+            Key::Speed => self.facts.has_speed |= self.says_something()?,
             Key::InferenceGeo => {
                 if self.cursor.kind()? == Kind::String {
                     self.facts.is_global = self.cursor.string()?.is("global");
@@ -639,7 +645,7 @@ impl<'b> Walk<'b> {
         self.facts.service_tier = match &*self.cursor.string()?.key_bytes() {
             b"default" | b"standard" | b"standard_only" | b"on_demand" => AskedTier::Standard,
             b"flex" => AskedTier::Flex,
-            b"priority" => AskedTier::Priority,
+            b"priority" | b"fast" => AskedTier::Priority,
             _ => AskedTier::Any,
         };
         Ok(())

@@ -48,23 +48,27 @@ pub enum ServiceTier {
     Standard,
     /// `flex`, or `batch`, which costs as much.
     Flex,
-    /// `priority`
+    /// `priority`, or `fast`, its other name.
     Priority,
-    /// `fast`, `ultrafast`
+    /// `ultrafast`
     Fast,
+    /// Anthropic's `speed` is `fast`.
+    Speed,
     /// A name that we do not know.
     Unknown,
 }
 
 impl ServiceTier {
-    fn of(name: &[u8]) -> Self {
+    /// The tier that an answer names.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
         match name {
             // `scale` is paid for in advance; `auto` is the question given back.
             b"default" | b"standard" | b"standard_only" | b"on_demand" | b"auto" | b"scale"
             | b"performance" | b"" => Self::Standard,
             b"flex" | b"batch" => Self::Flex,
-            b"priority" => Self::Priority,
-            b"fast" | b"ultrafast" => Self::Fast,
+            b"priority" | b"fast" => Self::Priority,
+            b"ultrafast" => Self::Fast,
             _ => Self::Unknown,
         }
     }
@@ -206,6 +210,7 @@ struct Figures {
     searches: Option<u64>,
     service_tier: Option<ServiceTier>,
     in_region: bool,
+    is_fast: bool,
     is_void: bool,
 }
 
@@ -256,6 +261,11 @@ fn read_usage(cursor: &mut Cursor<'_>) -> Result<Option<Usage>, JsonFault> {
             b"prompt_cache_hit_tokens" | b"cached_tokens" => &mut figures.cached,
             // Perplexity's spelling.
             b"num_search_queries" => &mut figures.searches,
+            b"speed" if cursor.kind()? == Kind::String => {
+                figures.is_fast |= cursor.string()?.is("fast");
+                more = cursor.more_members()?;
+                continue;
+            }
             b"service_tier" => {
                 figures.service_tier = read_service_tier(cursor)?;
                 more = cursor.more_members()?;
@@ -410,7 +420,11 @@ impl Figures {
             audio_output_tokens: audio_output,
             image_output_tokens: figure(self.image_output).min(output_tokens),
             searches: figure(self.searches),
-            service_tier: self.service_tier,
+            service_tier: if self.is_fast {
+                Some(ServiceTier::Speed)
+            } else {
+                self.service_tier
+            },
             in_region: self.in_region,
         })
     }

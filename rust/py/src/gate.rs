@@ -16,7 +16,6 @@ use modelux_core::exchange::{self, Fault, Step, Verdict};
 use modelux_core::fields::{push_config, push_rate};
 use modelux_core::gate::{self, Begin};
 use modelux_core::holds::Holds;
-use modelux_core::pricing::Catalogue;
 use modelux_core::ring::RingWriter;
 use modelux_core::snapshot::Snapshot;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -163,13 +162,14 @@ fn snapshot_from(document: &[u8], secrets: &HashMap<String, String>) -> PyResult
 #[pymethods]
 impl Gate {
     #[new]
-    #[pyo3(signature = (snapshot, secrets, catalogue, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed, ledger_dir=None))]
+    #[pyo3(signature = (snapshot, secrets, catalogue, models, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed, ledger_dir=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by keyword")]
     #[expect(clippy::needless_pass_by_value, reason = "what comes from Python is owned")]
     fn new(
         snapshot: &[u8],
         secrets: HashMap<String, String>,
         catalogue: &[u8],
+        models: &[u8],
         cells_path: PathBuf,
         ring_path: PathBuf,
         ring_bytes: u64,
@@ -182,8 +182,7 @@ impl Gate {
         ledger_dir: Option<PathBuf>,
     ) -> PyResult<Self> {
         let snapshot = snapshot_from(snapshot, &secrets)?;
-        let catalogue = Catalogue::from_json(catalogue)
-            .map_err(|fault| PyValueError::new_err(fault.to_string()))?;
+        let catalogue = crate::pricing::read(catalogue, Some(models))?;
         let os = |fault: std::io::Error| PyOSError::new_err(fault.to_string());
         let cells = Cells::open(&cells_path).map_err(os)?;
         let ring = RingWriter::create(

@@ -3,7 +3,7 @@
 //! The proxy calls these modules from Rust; nothing on the way of a request comes by here.
 
 use modelux_core::patch::{self, Edit};
-use modelux_core::scan::{self, LimitKey, ScanFault, Shape};
+use modelux_core::scan::{self, LimitKey, ScanFault, ServerTools, Shape};
 use modelux_core::sse;
 use modelux_core::usage;
 use pyo3::create_exception;
@@ -18,7 +18,7 @@ create_exception!(
     "A request body that is refused: `error.code`, `param` or None, `message`."
 );
 
-fn scan_error(fault: &ScanFault) -> PyErr {
+pub(crate) fn scan_error(fault: &ScanFault) -> PyErr {
     let param = fault.param().map(str::to_owned);
     ScanError::new_err((fault.code(), param, fault.message()))
 }
@@ -57,6 +57,16 @@ struct Facts {
     messages: u32,
     text_bytes: u64,
     media_bytes: u64,
+    image_count: u64,
+    audio_bytes: u64,
+    file_bytes: u64,
+    text_file_bytes: u64,
+    has_unseen: bool,
+    has_server_tools: bool,
+    searches_max: Option<u64>,
+    prompts: u64,
+    prediction_bytes: u64,
+    thinking_budget: Option<u64>,
     end_user: Option<String>,
     tags: Vec<(String, String)>,
     trace_id: Option<String>,
@@ -72,10 +82,7 @@ impl From<scan::Facts> for Facts {
             stream: facts.stream,
             include_usage: facts.include_usage,
             max_output_tokens: facts.max_output_tokens,
-            limit_key: facts.limit_key.map(|key| match key {
-                LimitKey::MaxTokens => "max_tokens",
-                LimitKey::MaxCompletionTokens => "max_completion_tokens",
-            }),
+            limit_key: facts.limit_key.map(LimitKey::name),
             n: facts.n,
             best_of: facts.best_of,
             has_tools: facts.has_tools,
@@ -84,6 +91,19 @@ impl From<scan::Facts> for Facts {
             messages: facts.messages,
             text_bytes: facts.text_bytes,
             media_bytes: facts.media_bytes,
+            image_count: facts.images,
+            audio_bytes: facts.audio_bytes,
+            file_bytes: facts.file_bytes,
+            text_file_bytes: facts.text_file_bytes,
+            has_unseen: facts.has_unseen,
+            has_server_tools: facts.server_tools != ServerTools::None,
+            searches_max: match facts.server_tools {
+                ServerTools::Searches(count) => Some(count),
+                _ => None,
+            },
+            prompts: facts.prompts,
+            prediction_bytes: facts.prediction_bytes,
+            thinking_budget: facts.thinking_budget,
             end_user: facts.end_user,
             tags: facts.tags,
             trace_id: facts.trace_id,
@@ -154,16 +174,24 @@ fn scan_body(body: &[u8], shape: &str) -> PyResult<Facts> {
 }
 
 #[pyfunction]
-#[pyo3(name = "patch", signature = (body, model=None, *, include_usage=false))]
+#[pyo3(
+    name = "patch",
+    signature = (body, model=None, *, include_usage=false, max_tokens=None, max_completion_tokens=None)
+)]
 fn patch_body<'py>(
     py: Python<'py>,
     body: &[u8],
     model: Option<&str>,
     include_usage: bool,
+    max_tokens: Option<u64>,
+    max_completion_tokens: Option<u64>,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let facts = scan::scan(body, Shape::Chat).map_err(|fault| scan_error(&fault))?;
+    let output_limit = max_tokens
+        .map(|limit| (limit, LimitKey::MaxTokens))
+        .or(max_completion_tokens.map(|limit| (limit, LimitKey::MaxCompletionTokens)));
     let mut out = Vec::new();
-    patch::patch(body, &facts, &Edit { model, include_usage, output_limit: None }, &mut out);
+    patch::patch(body, &facts, &Edit { model, include_usage, output_limit }, &mut out);
     Ok(PyBytes::new(py, &out))
 }
 

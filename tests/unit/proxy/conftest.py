@@ -12,7 +12,7 @@ from modelux.config.compile import compile_snapshot
 from modelux.config.file import load_config
 from modelux.config.versions import ControlDb
 from modelux.limits import MIB
-from modelux.pricing.catalogue import catalogue_bytes
+from modelux.pricing.catalogue import catalogue_bytes, models_bytes
 
 KEY: Final = "mlx_sk_" + "k" * 43
 PROVIDER_KEY: Final = "sk-provider-0123456789"
@@ -86,6 +86,7 @@ def make_bed(tmp_path: Path) -> Callable[[int], Bed]:
             compile_snapshot(config, control),
             {"env:PROVIDER_KEY": PROVIDER_KEY},
             catalogue_bytes(),
+            models_bytes(),
             cells_path=tmp_path / "cells",
             ring_path=tmp_path / "ring.0.1",
             ring_bytes=1 * MIB,
