@@ -107,7 +107,7 @@ impl Bench {
         let holds = if document["budgets"].is_array() {
             drop(Ledger::create(folder.path(), 8 << 20, "test").unwrap());
             let cells = Cells::open(&cells_path).unwrap();
-            Holds::open(folder.path(), 1, 8, cells, 0).unwrap()
+            Holds::open(folder.path(), 1, 1024, cells, 0).unwrap()
         } else {
             Holds::default()
         };
