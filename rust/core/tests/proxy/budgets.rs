@@ -1,10 +1,11 @@
 //! The money of an exchange: held before a byte leaves, settled once, by what is known.
 
 use modelux_core::exchange::{Fault, Plan, Step, Verdict};
+use modelux_core::ledger::RowView;
 use serde_json::{Value, json};
 
 use crate::support::{
-    BODY, Bench, START_US, chat, document, fallback, plain_chat, target, text,
+    BODY, Bench, START_US, UNIX_US, chat, document, fallback, plain_chat, target, text,
 };
 
 /// 1 USD a million input tokens, 2 USD output: a hold is 1,000 a byte and 2,000 a token.
@@ -247,4 +248,94 @@ fn without_a_price_nothing_passes_an_enforcing_budget_and_everything_a_warning_o
     assert_eq!(wire.1, Step::Done(Vec::new()));
     assert_eq!(bench.settled(), (0, 0));
     assert_eq!(bench.record()["cost"], Value::Null);
+}
+
+/// A day in the microseconds of the wall clock.
+const DAY_US: u64 = 86_400_000_000;
+
+fn turn_at(bench: &mut Bench, plan: &mut Plan, unix_us: u64) -> Verdict {
+    bench.gate.turn(&mut [plan], START_US, unix_us);
+    plan.verdict()
+}
+
+/// Spent and held of each window, the earliest first.
+fn windows(bench: &mut Bench, unix_us: u64) -> Vec<(u64, u64)> {
+    bench.gate.turn(&mut [], START_US, unix_us);
+    let rows = bench.gate.ledger_rows().unwrap();
+    rows.iter().map(|row| (row.balance.spent_nusd, row.balance.held_nusd)).collect()
+}
+
+#[test]
+fn a_hold_settles_in_the_window_it_was_made_in_and_the_next_one_begins_whole() {
+    // Zones in which this same instant lies on different days, and one that skips an hour.
+    for zone in ["UTC", "Pacific/Kiritimati", "America/Sao_Paulo", "Europe/Berlin"] {
+        let mut bench =
+            Bench::new(&capped(40_000_000, &json!({"period": "daily", "timezone": zone})));
+        let mut first = bench.plan(&plain_chat());
+        assert_eq!(turn_at(&mut bench, &mut first, UNIX_US), Verdict::Go);
+        let amount = amount(&first);
+        // A day later: what yesterday holds is nothing to today.
+        let mut second = bench.plan(&plain_chat());
+        assert_eq!(turn_at(&mut bench, &mut second, UNIX_US + DAY_US), Verdict::Go, "{zone}");
+        assert_eq!(windows(&mut bench, UNIX_US + DAY_US), [(0, amount), (0, amount)]);
+        assert_eq!(bench.feed(&mut first, &[WHOLE], START_US).1, Step::Done(Vec::new()));
+        let after = windows(&mut bench, UNIX_US + DAY_US);
+        assert_eq!(after, [(CHARGE_NUSD, 0), (0, amount)], "{zone}");
+    }
+}
+
+#[test]
+fn a_clock_that_steps_back_finds_what_was_spent_and_one_that_steps_forward_forgets_nothing() {
+    let mut document = capped(40_000_000, &json!({"period": "daily"}));
+    on_cancel(&mut document, "bills_all");
+    let mut bench = Bench::new(&document);
+    let mut first = bench.plan(&plain_chat());
+    assert_eq!(turn_at(&mut bench, &mut first, UNIX_US), Verdict::Go);
+    let amount = amount(&first);
+    let _ = first.send(&mut bench.gate, BODY, START_US);
+    let step = first.fault(&mut bench.gate, BODY, Fault::CallerGone, START_US);
+    assert_eq!(step, Step::Cut(Vec::new()));
+    for (days, verdict) in [(0, Verdict::Stopped), (1, Verdict::Go), (0, Verdict::Stopped)] {
+        let mut next = bench
+            .plan(&chat("", &json!({"model": "@prod", "messages": [], "max_tokens": 16384})));
+        assert_eq!(turn_at(&mut bench, &mut next, UNIX_US + days * DAY_US), verdict, "{days}");
+        if verdict == Verdict::Go {
+            // Never sent: released, in its own window, whatever the clock says by then.
+            let step = next.fault(&mut bench.gate, BODY, Fault::CallerGone, START_US);
+            assert_eq!(step, Step::Cut(Vec::new()));
+        }
+    }
+    assert_eq!(windows(&mut bench, UNIX_US), [(amount, 0), (0, 0)]);
+}
+
+#[test]
+fn a_full_ledger_refuses_what_it_would_have_to_hold_and_goes_on_settling() {
+    let every_user =
+        json!({"scopes": [{"type": "end_user", "id": "*"}], "max_subjects": 1_000_000});
+    let mut bench = Bench::new(&capped(RICH, &every_user));
+    let request = |user: usize| {
+        chat("", &json!({"model": "@prod", "messages": [], "user": format!("user-{user}")}))
+    };
+    let mut first = held(&mut bench, &request(0));
+    let mut users = 0;
+    let refused = loop {
+        users += 1;
+        assert!(users < 1_000_000, "the map never fills");
+        let mut plan = bench.plan(&request(users));
+        if bench.turn(&mut plan) == Verdict::Stopped {
+            break plan;
+        }
+        let step = plan.fault(&mut bench.gate, BODY, Fault::CallerGone, START_US);
+        assert_eq!(step, Step::Cut(Vec::new()));
+    };
+    let stopped = refused.stopped().unwrap();
+    assert_eq!((stopped.code, stopped.retry_after_s), ("ledger_unavailable", Some(1)));
+    // Who has a row already is served on, and what was held is settled.
+    let known = held(&mut bench, &request(1));
+    assert_eq!(bench.feed(&mut first, &[WHOLE], START_US).1, Step::Done(Vec::new()));
+    bench.gate.turn(&mut [], START_US, UNIX_US);
+    let rows = bench.gate.ledger_rows().unwrap();
+    let sum = |of: fn(&RowView) -> u64| rows.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|row| row.balance.spent_nusd), CHARGE_NUSD);
+    assert_eq!(sum(|row| row.balance.held_nusd), amount(&known));
 }
