@@ -1,6 +1,6 @@
 """A caller's connection: bytes in, events to its exchange, backpressure both ways.
 
-One coroutine (`exchange.serve`) runs a connection from its first request to its close. It is
+One generator (`exchange.serve`) runs a connection from its first request to its close. It is
 not a task: the callbacks below resume it directly, so that a request costs no future, no task
 step and no extra turn of the loop. It waits for exactly one kind of thing at a time;
 `waits_for` says which.
@@ -15,10 +15,9 @@ step and no extra turn of the loop. It waits for exactly one kind of thing at a 
 import asyncio
 import socket
 import struct
-from collections.abc import Coroutine, Generator
+from collections.abc import Generator
 from enum import IntEnum, unique
-from types import coroutine
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
 from modelux import clock
 from modelux._native import (
@@ -75,17 +74,20 @@ Happening: TypeAlias = bytes | Event | UpstreamConnection
 """What a wait ends with."""
 
 
-@coroutine
-def happening() -> Generator[None, Happening, Happening]:
-    """Wait for what happens next to this exchange."""
-    return (yield)
+T = TypeVar("T")
+
+Exchange: TypeAlias = Generator[None, Happening, T]
+"""A part of an exchange: it yields to wait, is sent what happens next, and returns a `T`.
+
+A plain generator and no coroutine: each `await` of one would make two more objects, and a
+request waits four times."""
 
 
 class ClientConnection(asyncio.Protocol):
     """One caller's connection."""
 
     __slots__ = (
-        "_coroutine",
+        "_exchange",
         "_is_lost",
         "_leaving_bytes",
         "_lingering_bytes",
@@ -107,7 +109,7 @@ class ClientConnection(asyncio.Protocol):
 
     def __init__(self, shell: "Shell") -> None:
         self._shell = shell
-        self._coroutine: Coroutine[None, Happening, None]
+        self._exchange: Exchange[None]
         self._more: list[bytes] = []
         self.buffered_bytes = 0
         self._lingering_bytes = -1
@@ -133,7 +135,7 @@ class ClientConnection(asyncio.Protocol):
         address = transport.get_extra_info("peername")
         self.peer = str(address[0]) if isinstance(address, tuple) else ""
         self._shell.connections.add(self)
-        self._coroutine = self._shell.serve(self)
+        self._exchange = self._shell.serve(self)
         self._run(None)
 
     def data_received(self, data: bytes) -> None:
@@ -287,12 +289,12 @@ class ClientConnection(asyncio.Protocol):
         if self.waits_for == NOTHING:
             # Else an answer is read on for what it was billed: its end is the end of this.
             self._shell.connections.discard(self)
-            self._coroutine.close()
+            self._exchange.close()
 
     def _run(self, event: Happening | None) -> None:
         """Resume the exchange; this is the one place where a bug of ours ends a connection."""
         try:
-            self._coroutine.send(event)  # type: ignore[arg-type]  # None starts a coroutine.
+            self._exchange.send(event)  # type: ignore[arg-type]  # None starts it.
         except StopIteration:
             self.waits_for = NOTHING
             if self.closed:

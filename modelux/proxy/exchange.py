@@ -31,19 +31,19 @@ from modelux.proxy.connection import (
     NOTHING,
     ClientConnection,
     Event,
+    Exchange,
     Happening,
-    happening,
 )
 from modelux.proxy.intake import read_request
 from modelux.proxy.shell import Shell
 from modelux.proxy.upstream import Pool, UpstreamConnection
 
 
-async def serve(caller: ClientConnection, shell: Shell) -> None:
+def serve(caller: ClientConnection, shell: Shell) -> Exchange[None]:
     """Serve one caller's connection, request after request, until one of the two ends it."""
     while True:
         # 1 read, 2 identify, 3 understand, 4 route. A refusal has been answered in there.
-        plan = await read_request(caller, shell)
+        plan = yield from read_request(caller, shell)
         if plan is None:
             return
         pools = shell.pools
@@ -52,16 +52,16 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
             plan.forbid_keep_alive()
         while True:
             # 5 reserve: nothing of an attempt leaves before its worst case is held.
-            step = await _reserve(caller, plan, shell) if plan.verdict else STEP_MORE
+            step = (yield from _reserve(caller, plan, shell)) if plan.verdict else STEP_MORE
             if step == STEP_MORE:
                 # 6 send: the first byte leaves in here.
                 pool = pools[plan.provider_index]
                 reached: Happening | None = None if plan.wants_fresh_connection else pool.take()
                 if reached is None:
-                    reached = await _connect(caller, plan, pool)
+                    reached = yield from _connect(caller, plan, pool)
                 if isinstance(reached, UpstreamConnection):
                     _send(caller, plan, reached)
-                    step = await _relay(caller, plan, reached)
+                    step = yield from _relay(caller, plan, reached)
                     # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
                     _release(caller, plan, pool, reached)
                 else:
@@ -89,7 +89,7 @@ async def serve(caller: ClientConnection, shell: Shell) -> None:
             return
 
 
-async def _reserve(caller: ClientConnection, plan: Plan, shell: Shell) -> int:
+def _reserve(caller: ClientConnection, plan: Plan, shell: Shell) -> Exchange[int]:
     """Wait until the attempt's worst case is held. Returns STEP_MORE once it may be sent."""
     while (verdict := plan.verdict) != VERDICT_GO:
         if verdict == VERDICT_STOPPED:
@@ -103,7 +103,7 @@ async def _reserve(caller: ClientConnection, plan: Plan, shell: Shell) -> int:
         else:
             shell.turns.join(caller)
         caller.set_deadline(plan.deadline_us)
-        happened = await happening()
+        happened = yield
         caller.waits_for = NOTHING
         if isinstance(happened, Event):
             return plan.fault(int(happened))[0]
@@ -117,14 +117,14 @@ def _refuse(caller: ClientConnection, plan: Plan) -> None:
     caller.transport.write(answer.wire)
 
 
-async def _connect(caller: ClientConnection, plan: Plan, pool: Pool) -> Happening:
+def _connect(caller: ClientConnection, plan: Plan, pool: Pool) -> Exchange[Happening]:
     """Wait for a new connection. Returns it, or what happened instead."""
     now_us = clock.mono_us()
     plan.connecting()
     caller.set_deadline(min(now_us + plan.connect_timeout_us, plan.deadline_us))
     ticket = pool.connect(caller, plan.connect_timeout_us)
     caller.waits_for = CONNECTION
-    happened = await happening()
+    happened = yield
     caller.waits_for = NOTHING
     if not isinstance(happened, UpstreamConnection):
         pool.leave(ticket)
@@ -153,12 +153,12 @@ def _send(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) ->
     upstream.transport.write(plan.send())
 
 
-async def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> int:
+def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> Exchange[int]:
     """Pass the answer on as it comes. Returns the step that ended it."""
     write = caller.transport.write
     caller.waits_for = ANSWER
     while True:
-        happened = await happening()
+        happened = yield
         if type(happened) is bytes:
             step, out = plan.answer(happened)
         else:

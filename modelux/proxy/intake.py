@@ -15,7 +15,7 @@ from modelux.proxy.connection import (
     REQUEST,
     ROOM,
     ClientConnection,
-    happening,
+    Exchange,
 )
 from modelux.proxy.shell import Shell
 
@@ -23,14 +23,14 @@ PROGRESS_BYTES: int = 64 * KIB
 """A body earns another `client_body_timeout_s` with each of these: a drip does not."""
 
 
-async def read_request(caller: ClientConnection, shell: Shell) -> Plan | None:
+def read_request(caller: ClientConnection, shell: Shell) -> Exchange[Plan | None]:
     """Read until one request is let in. Refusals and local answers are written in here.
 
     Returns:
         The plan of the request; None when the connection is to end or has ended.
     """
     while True:
-        if caller.write_paused and not await _room(caller, shell):
+        if caller.write_paused and not (yield from _room(caller, shell)):
             return None
         if caller.buffered_bytes:
             caller.unread(caller.input)
@@ -38,7 +38,7 @@ async def read_request(caller: ClientConnection, shell: Shell) -> Plan | None:
         if not data:
             caller.set_deadline(shell.wheel.now_us + shell.times.client_keepalive_us)
             caller.waits_for = REQUEST
-            happened = await happening()
+            happened = yield
             caller.waits_for = NOTHING
             if type(happened) is not bytes:
                 if not caller.closed:
@@ -51,7 +51,7 @@ async def read_request(caller: ClientConnection, shell: Shell) -> Plan | None:
             return begun
         whole: Plan | Local | Refused | None
         if isinstance(begun, Need):
-            whole = await _read_on(caller, shell, begun)
+            whole = yield from _read_on(caller, shell, begun)
         else:
             whole = begun
         if whole is None or isinstance(whole, Plan):
@@ -60,21 +60,21 @@ async def read_request(caller: ClientConnection, shell: Shell) -> Plan | None:
             return None
 
 
-async def _read_on(
+def _read_on(
     caller: ClientConnection, shell: Shell, need: Need
-) -> Plan | Local | Refused | None:
+) -> Exchange[Plan | Local | Refused | None]:
     """Read on until the request is whole, refused, or its caller gone (None)."""
     head_until_us = clock.mono_us() + shell.times.client_header_timeout_us
     while True:
         if need.expect_continue:
             caller.transport.write(reply.continue_wire())
         if need.head_bytes:
-            return await _read_chunked(caller, shell, need.head_bytes)
+            return (yield from _read_chunked(caller, shell, need.head_bytes))
         if need.total_bytes:
-            whole = await _read_length(caller, shell, need.total_bytes)
+            whole = yield from _read_length(caller, shell, need.total_bytes)
         else:
             caller.set_deadline(head_until_us)
-            whole = await _data(caller)
+            whole = yield from _data(caller)
             if whole is not None:
                 caller.input += whole
         if whole is None:
@@ -88,9 +88,9 @@ async def _read_on(
         return begun
 
 
-async def _read_length(
+def _read_length(
     caller: ClientConnection, shell: Shell, total_bytes: int
-) -> bytes | None:
+) -> Exchange[bytes | None]:
     """Read until `total_bytes` are there, however many reads it takes."""
     # One buffer: a part for each read would cost a caller's drip fifty times its bytes.
     buffer = bytearray(caller.input)
@@ -98,7 +98,7 @@ async def _read_length(
     progress_bytes = have_bytes
     caller.set_deadline(clock.mono_us() + shell.times.client_body_timeout_us)
     while have_bytes < total_bytes:
-        data = await _data(caller)
+        data = yield from _data(caller)
         if data is None:
             return None
         buffer += data
@@ -110,9 +110,9 @@ async def _read_length(
     return caller.input
 
 
-async def _read_chunked(
+def _read_chunked(
     caller: ClientConnection, shell: Shell, head_bytes: int
-) -> Plan | Local | Refused | None:
+) -> Exchange[Plan | Local | Refused | None]:
     head, data = caller.input[:head_bytes], caller.input[head_bytes:]
     decoder = ChunkedDecoder()
     body = bytearray()
@@ -144,7 +144,7 @@ async def _read_chunked(
         if received_bytes - progress_bytes >= PROGRESS_BYTES:
             progress_bytes = received_bytes
             caller.set_deadline(clock.mono_us() + shell.times.client_body_timeout_us)
-        more = await _data(caller)
+        more = yield from _data(caller)
         if more is None:
             caller.input = head
             return _too_slow(caller, shell)
@@ -199,10 +199,10 @@ def _answer(caller: ClientConnection, shell: Shell, begun: Local | Refused) -> b
     return False
 
 
-async def _data(caller: ClientConnection) -> bytes | None:
+def _data(caller: ClientConnection) -> Exchange[bytes | None]:
     """Wait for bytes of the caller; None when its time is up or it left."""
     caller.waits_for = REQUEST
-    happened = await happening()
+    happened = yield
     caller.waits_for = NOTHING
     if type(happened) is bytes:
         return happened
@@ -210,10 +210,10 @@ async def _data(caller: ClientConnection) -> bytes | None:
     return None
 
 
-async def _room(caller: ClientConnection, shell: Shell) -> bool:
+def _room(caller: ClientConnection, shell: Shell) -> Exchange[bool]:
     """Wait until a caller that reads slowly has room for another answer."""
     caller.set_deadline(clock.mono_us() + shell.times.client_body_timeout_us)
     caller.waits_for = ROOM
-    happened = await happening()
+    happened = yield
     caller.waits_for = NOTHING
     return type(happened) is bytes

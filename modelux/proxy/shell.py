@@ -7,7 +7,7 @@ they need not know the worker, and a test can put one together with parts of its
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from modelux.proxy.upstream import Pool
 from modelux.proxy.wheel import Wheel
 
 if TYPE_CHECKING:
-    from modelux.proxy.connection import ClientConnection
+    from modelux.proxy.connection import ClientConnection, Exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Shell:
         wheel: Wheel,
         turns: Turns,
         log: Log,
-        serve: "Callable[[ClientConnection, Shell], Coroutine[None, object, None]]",
+        serve: "Callable[[ClientConnection, Shell], Exchange[None]]",
     ) -> None:
         self.gate = gate
         self.cells = cells
@@ -71,8 +71,8 @@ class Shell:
         self.draining = False
         self.serve_connection = serve
 
-    def serve(self, caller: "ClientConnection") -> Coroutine[None, object, None]:
-        """Return the coroutine that runs a caller's connection."""
+    def serve(self, caller: "ClientConnection") -> "Exchange[None]":
+        """Return the generator that runs a caller's connection."""
         return self.serve_connection(caller, self)
 
     def report_bug(self, caller: "ClientConnection", bug: BaseException) -> None:
