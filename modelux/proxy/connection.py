@@ -158,9 +158,11 @@ class ClientConnection(asyncio.Protocol):
         """Take the end of a caller's sending for its leaving."""
         # Nobody half-closes and still wants an answer that costs money.
         self._leave()
-        # What is still to be written goes out first; who does not read it is not waited for.
-        self._leaving_bytes = self.transport.get_write_buffer_size()
-        self.set_deadline(clock.mono_us() + LINGER_US)
+        if self.waits_for == NOTHING:
+            # What is still to be written goes out first; who does not read it is not waited
+            # for. An answer that is read on for what it was billed keeps its own deadline.
+            self._leaving_bytes = self.transport.get_write_buffer_size()
+            self.set_deadline(clock.mono_us() + LINGER_US)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -213,6 +215,10 @@ class ClientConnection(asyncio.Protocol):
     def turn_over(self) -> None:
         """Go on after a turn of the ledger."""
         self._run(b"")
+
+    def turn_failed(self) -> None:
+        """End what waited for a turn that failed by a bug of ours: nothing of it was sent."""
+        self._run(Event.SHUTDOWN)
 
     def set_deadline(self, deadline_us: int) -> None:
         """Let the present wait end at `deadline_us`, on the monotonic clock."""

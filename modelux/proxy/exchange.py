@@ -106,6 +106,7 @@ def _reserve(caller: ClientConnection, plan: Plan, shell: Shell) -> Exchange[int
         happened = yield
         caller.waits_for = NOTHING
         if isinstance(happened, Event):
+            shell.turns.leave(caller)
             return plan.fault(int(happened))[0]
     return STEP_MORE
 

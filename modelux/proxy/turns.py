@@ -8,6 +8,7 @@ the ledger, and no transaction outlives the call that made it.
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final, final
 
 from modelux._native import Gate, Plan, count, is_vocabulary_loaded
@@ -25,19 +26,38 @@ SETTLE_AGAIN_S: Final = 0.1
 class Turns:
     """The turns of one worker."""
 
-    __slots__ = ("_counters", "_gate", "_is_soon", "_loop", "_waiting")
+    __slots__ = (
+        "_counters",
+        "_counting",
+        "_gate",
+        "_is_later",
+        "_is_soon",
+        "_loop",
+        "_waiting",
+    )
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         self._gate = gate
         self._loop = loop
-        self._waiting: list[ClientConnection] = []
+        self._waiting: dict[ClientConnection, None] = {}
+        self._counting: dict[ClientConnection, object] = {}
         self._is_soon = False
+        self._is_later = False
         self._counters: ThreadPoolExecutor | None = None
 
     def join(self, caller: "ClientConnection") -> None:
         """Let a caller's plan wait for the next turn; its exchange is resumed after it."""
-        self._waiting.append(caller)
+        self._waiting[caller] = None
         self.settle_soon()
+
+    def leave(self, caller: "ClientConnection") -> None:
+        """Stop waiting: a deadline passed or the caller went away.
+
+        Its next attempt, or its next request, may wait by the time that the turn comes or the
+        count is there: what comes late must not be taken for theirs.
+        """
+        self._waiting.pop(caller, None)
+        self._counting.pop(caller, None)
 
     def settle_soon(self) -> None:
         """Make a turn at the end of this turn of the loop."""
@@ -65,8 +85,11 @@ class Turns:
         if self._counters is None:
             self._counters = ThreadPoolExecutor(COUNT_THREADS, "count")
 
+        ticket = self._counting[caller] = object()
+
         def take(counted: asyncio.Future[int | None]) -> None:
-            if caller.plan is plan and caller.waits_for == LEDGER:
+            if self._counting.get(caller) is ticket:
+                del self._counting[caller]
                 failed = counted.cancelled() or counted.exception() is not None
                 plan.counted(None if failed else counted.result())
                 caller.turn_over()
@@ -78,13 +101,38 @@ class Turns:
 
     def _turn(self) -> None:
         self._is_soon = False
-        waiting, self._waiting = self._waiting, []
-        # Who left while it waited has settled its affairs already.
-        waiting = [caller for caller in waiting if caller.waits_for == LEDGER]
-        self._gate.turn([caller.plan for caller in waiting if caller.plan is not None])
-        has_failed = self._gate.has_due
-        for caller in waiting:
-            if caller.waits_for == LEDGER:
-                caller.turn_over()
-        if has_failed:
-            self._loop.call_later(SETTLE_AGAIN_S, self.settle_soon)
+        waiting, self._waiting = list(self._waiting), {}
+        is_whole = False
+        try:
+            self._gate.turn([caller.plan for caller in waiting if caller.plan is not None])
+            is_whole = True
+        finally:
+            # Also where the turn itself has failed, by a bug of ours: nobody waits for good.
+            if self._gate.has_due:
+                self._settle_later()
+            self._resume(waiting, is_whole=is_whole)
+
+    def _resume(self, waiting: "list[ClientConnection]", *, is_whole: bool) -> None:
+        try:
+            while waiting:
+                caller = waiting.pop(0)
+                if caller.waits_for != LEDGER:
+                    # Gone, by what became of one before it.
+                    continue
+                if is_whole:
+                    caller.turn_over()
+                else:
+                    caller.turn_failed()
+        finally:
+            if waiting:
+                # One of them raised: the others go on all the same.
+                self._loop.call_soon(partial(self._resume, waiting, is_whole=is_whole))
+
+    def _settle_later(self) -> None:
+        if not self._is_later:
+            self._is_later = True
+            self._loop.call_later(SETTLE_AGAIN_S, self._settle_again)
+
+    def _settle_again(self) -> None:
+        self._is_later = False
+        self.settle_soon()

@@ -236,10 +236,13 @@ class Worker:
 
     def _end(self) -> None:
         if not self._ended.done():
-            for caller in list(self._shell.connections):
-                caller.shut_down()
-            self._shell.turns.flush()
-            self._ended.set_result(None)
+            try:
+                for caller in list(self._shell.connections):
+                    caller.shut_down()
+                self._shell.turns.flush()
+            finally:
+                # Whatever fails: what is held is in the ledger, and ends there.
+                self._ended.set_result(None)
 
 
 def origins_of(document: dict[str, object]) -> list[Origin]:
