@@ -143,23 +143,14 @@ impl Holds {
             return;
         };
         match open.run(&self.due, plans, now_us, unix_us) {
-            Ok(()) => {
-                for due in self.due.drain(..) {
-                    open.slots.free(due.slot);
-                }
-            }
+            Ok(stuck) => open.free_settled(&mut self.due, &stuck),
             Err(fault) => {
                 for plan in plans.iter_mut() {
-                    if let Some(slot) = plan.undo_hold() {
-                        open.slots.free(slot);
-                    }
-                    plan.stop_unavailable(&fault.to_string());
+                    open.refuse(plan, &fault);
                 }
                 // What is due has been used: it must not wait for room that a hold needs.
-                if open.run(&self.due, &mut [], now_us, unix_us).is_ok() {
-                    for due in self.due.drain(..) {
-                        open.slots.free(due.slot);
-                    }
+                if let Ok(stuck) = open.run(&self.due, &mut [], now_us, unix_us) {
+                    open.free_settled(&mut self.due, &stuck);
                 }
             }
         }
@@ -167,21 +158,28 @@ impl Holds {
 }
 
 impl Open {
+    /// One transaction. Returns which settles it could not take, by their place in `due`.
+    ///
+    /// What cannot be settled or held for itself is left out: it is nobody else's fault. A turn
+    /// in which a write failed halfway fails as a whole when it commits.
     fn run(
         &mut self,
         due: &[Due],
         plans: &mut [&mut Plan],
         now_us: u64,
         unix_us: u64,
-    ) -> Result<(), LedgerFault> {
+    ) -> Result<Vec<usize>, LedgerFault> {
         let mut turn = self.ledger.turn()?;
         if turn.bound_generation()? != self.factors_generation {
             drop(turn);
             self.read_factors()?;
             turn = self.ledger.turn()?;
         }
-        for due in due {
-            settle(&mut turn, due, unix_us)?;
+        let mut stuck = Vec::new();
+        for (at, due) in due.iter().enumerate() {
+            if settle(&mut turn, due, unix_us).is_err() {
+                stuck.push(at);
+            }
         }
         let mut free = Free {
             slots: &mut self.slots,
@@ -189,7 +187,9 @@ impl Open {
             factors: &self.factors,
         };
         for plan in plans.iter_mut() {
-            plan.reserve(&mut turn, &mut free, now_us, unix_us)?;
+            if let Err(fault) = plan.reserve(&mut turn, &mut free, now_us, unix_us) {
+                refuse(free.slots, plan, &fault);
+            }
         }
         turn.commit()?;
         for plan in plans.iter() {
@@ -199,8 +199,34 @@ impl Open {
                 self.slots.held(slot, seq);
             }
         }
-        Ok(())
+        Ok(stuck)
     }
+
+    fn refuse(&mut self, plan: &mut Plan, fault: &LedgerFault) {
+        refuse(&mut self.slots, plan, fault);
+    }
+
+    /// Free the slots of all that was due, and keep what is stuck: its hold stays until this
+    /// worker ends, and its slot knows the charge.
+    fn free_settled(&mut self, due: &mut Vec<Due>, stuck: &[usize]) {
+        let mut kept = Vec::new();
+        for (at, due) in due.drain(..).enumerate() {
+            if stuck.contains(&at) {
+                kept.push(due);
+            } else {
+                self.slots.free(due.slot);
+            }
+        }
+        *due = kept;
+    }
+}
+
+/// Nothing is held for this plan, so nothing of it is sent.
+fn refuse(slots: &mut Slots, plan: &mut Plan, fault: &LedgerFault) {
+    if let Some(slot) = plan.undo_hold() {
+        slots.free(slot);
+    }
+    plan.stop_unavailable(&fault.to_string());
 }
 
 impl Open {

@@ -499,7 +499,12 @@ impl Plan {
         let hold = self.hold.take()?;
         for tally in &mut self.budgets.tallies {
             tally.held_nusd = tally.held_nusd.saturating_sub(hold.amount_nusd);
+            tally.balance.held_nusd = tally.balance.held_nusd.saturating_sub(hold.amount_nusd);
         }
+        self.show();
+        let attempt = self.attempt();
+        attempt.held_nusd = None;
+        attempt.held_by = None;
         Some(hold.slot)
     }
 

@@ -2,6 +2,7 @@
 
 use modelux_core::exchange::{Fault, Plan, Step, Verdict};
 use modelux_core::ledger::RowView;
+use modelux_core::ledger::row::{Balance, RowKey, SubjectId};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -330,12 +331,56 @@ fn a_full_ledger_refuses_what_it_would_have_to_hold_and_goes_on_settling() {
     };
     let stopped = refused.stopped().unwrap();
     assert_eq!((stopped.code, stopped.retry_after_s), ("ledger_unavailable", Some(1)));
-    // Who has a row already is served on, and what was held is settled.
-    let known = held(&mut bench, &request(1));
+    drop(refused);
+    // Who has a row already is served on, also in a turn with somebody who has none, and what
+    // was held is settled.
+    let mut stranger = bench.plan(&request(users + 1));
+    let mut known = bench.plan(&request(1));
+    bench.gate.turn(&mut [&mut stranger, &mut known], START_US, UNIX_US);
+    assert_eq!((stranger.verdict(), known.verdict()), (Verdict::Stopped, Verdict::Go));
     assert_eq!(bench.feed(&mut first, &[WHOLE], START_US).1, Step::Done(Vec::new()));
     bench.gate.turn(&mut [], START_US, UNIX_US);
     let rows = bench.gate.ledger_rows().unwrap();
     let sum = |of: fn(&RowView) -> u64| rows.iter().map(of).sum::<u64>();
     assert_eq!(sum(|row| row.balance.spent_nusd), CHARGE_NUSD);
     assert_eq!(sum(|row| row.balance.held_nusd), amount(&known));
+}
+
+#[test]
+fn a_settle_that_the_ledger_cannot_take_stops_nobody_else() {
+    let of_tag = |name: &str, id: &str, action: &str| {
+        let scopes = json!([{"type": "tag", "key": "t", "value": name}]);
+        budget(
+            RICH,
+            &json!({"id": id.repeat(16), "name": name, "scopes": scopes, "action": action}),
+        )
+    };
+    let mut document = capped(RICH, &json!({}));
+    document["budgets"] = json!([of_tag("a", "aa", "warn_only"), of_tag("b", "bb", "block")]);
+    // 2025-10-01: the month of the tests.
+    let key = RowKey::new(&[0xaa; 16], SubjectId::NONE, 1_759_276_800);
+    let balance = Balance { spent_nusd: u64::MAX - RICH, ..Balance::default() };
+    let full = RowView { key, subject: String::new(), window_end_s: None, balance };
+    let mut bench = Bench::over(&document, |ledger| ledger.import(&[full]).unwrap());
+    let request = |tag: &str| {
+        let line = format!("X-Modelux-User-Tags: t={tag}\r\n");
+        chat(&line, &json!({"model": "@prod", "messages": []}))
+    };
+    let mut first = held(&mut bench, &request("a"));
+    let lie = "{\"usage\":{\"prompt_tokens\":1099511627776,\"completion_tokens\":0}}";
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{lie}",
+        lie.len()
+    );
+    let step = bench.feed(&mut first, &[answer.as_bytes()], START_US).1;
+    assert_eq!(step, Step::Done(Vec::new()));
+    let mut second = held(&mut bench, &request("b"));
+    assert!(bench.gate.has_due(), "it is kept");
+    assert_eq!(bench.feed(&mut second, &[WHOLE], START_US).1, Step::Done(Vec::new()));
+    bench.gate.turn(&mut [], START_US, UNIX_US);
+    let rows = bench.gate.ledger_rows().unwrap();
+    assert_eq!(
+        (rows[0].balance.spent_nusd, rows[1].balance.spent_nusd),
+        (u64::MAX - RICH, CHARGE_NUSD)
+    );
 }

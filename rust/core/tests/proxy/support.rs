@@ -95,6 +95,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(document: &Value) -> Self {
+        Self::over(document, |_| {})
+    }
+
+    /// A gate over a ledger in which something stands already.
+    pub fn over(document: &Value, fill: impl FnOnce(&mut Ledger)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cells_path = folder.path().join("cells");
         let cells = Cells::create(&cells_path, 1).unwrap();
@@ -105,7 +110,9 @@ impl Bench {
         let snapshot = read_snapshot(document).unwrap();
         // A document without budgets never asks for a ledger.
         let holds = if document["budgets"].is_array() {
-            drop(Ledger::create(folder.path(), 8 << 20, "test").unwrap());
+            let mut ledger = Ledger::create(folder.path(), 8 << 20, "test").unwrap();
+            fill(&mut ledger);
+            drop(ledger);
             let cells = Cells::open(&cells_path).unwrap();
             Holds::open(folder.path(), 1, 1024, cells, 0).unwrap()
         } else {
