@@ -38,6 +38,7 @@ use crate::scan::{Facts, IDENTIFIER_BYTES_MAX};
 use crate::snapshot::{Provider, Snapshot};
 use crate::sse::Follower;
 use crate::subject::{Endpoint, RateState, Subject};
+use crate::usage::Usage;
 
 pub use hold::{BudgetShown, Matched, Stopped, Tally, Verdict};
 pub(crate) use hold::{Evidence, Hold};
@@ -179,6 +180,8 @@ pub struct Plan {
     decoded: Vec<u8>,
     follower: Option<Follower>,
     kept: Vec<u8>,
+    /// The answer is encoded: what it says cannot be counted.
+    is_encoded: bool,
     deadline_us: u64,
     reusable: bool,
     may_go_on: bool,
@@ -262,6 +265,7 @@ impl Plan {
             decoded: Vec::new(),
             follower: None,
             kept: Vec::new(),
+            is_encoded: false,
             deadline_us: u64::MAX,
             reusable: false,
             may_go_on: true,
@@ -524,6 +528,11 @@ impl Plan {
             push_date_line(&mut lines, (self.subject.ts_us + since_us) / 1_000_000);
         }
         answer.lines = lines;
+        self.is_encoded = answer.encoding.is_some();
+        if !answer.sse || self.is_encoded {
+            // A stream was asked for and something else came: there is nothing to follow.
+            self.follower = None;
+        }
         self.body = match head.framing {
             Framing::None => Body::Length(0),
             Framing::Length(length) => {
@@ -624,7 +633,11 @@ impl Plan {
             return self.take_error(complete, now_us);
         }
         if answer.sse && answer.encoding.is_none() {
-            self.follower.get_or_insert_with(|| Follower::new(false));
+            if self.follower.is_none() {
+                let mut follower = Follower::new(false);
+                follower.count_text(self.counts_text());
+                self.follower = Some(follower);
+            }
             self.take_stream(gate, request_body, complete, now_us)
         } else {
             self.take_whole(gate, request_body, complete, now_us)
@@ -730,7 +743,10 @@ impl Plan {
             None => (None, true),
         };
         if !readable && (200..300).contains(&answer.status) {
-            return self.fail(Outcome::Malformed, FailedBy::Reset, Evidence::Cut, now_us);
+            // What a broken answer says was generated all the same.
+            let evidence =
+                if answer.json { Evidence::Whole(None, body) } else { Evidence::Cut };
+            return self.fail(Outcome::Malformed, FailedBy::Reset, evidence, now_us);
         }
         self.settle(Outcome::Ok, Evidence::Whole(usage, body), now_us);
         let mut out = Vec::with_capacity(body.len() + answer.lines.len() + 640);
@@ -793,8 +809,15 @@ impl Plan {
         if delimited == Delimited::Chunked {
             out.extend_from_slice(b"0\r\n\r\n");
         }
-        let usage = self.follower.as_ref().and_then(Follower::usage);
         let kept = std::mem::take(&mut self.kept);
+        let usage = match self.answer.as_ref().and_then(|answer| answer.encoding.as_deref()) {
+            Some(encoding) if kept.len() as u64 == self.relayed_bytes => {
+                let is_sse = self.answer.as_ref().is_some_and(|answer| answer.sse);
+                usage_of_encoded(encoding, &kept, is_sse)
+            }
+            Some(_) => None,
+            None => self.follower.as_ref().and_then(Follower::last_usage),
+        };
         self.settle(Outcome::Ok, Evidence::Whole(usage, &kept), now_us);
         let status = self.answer.as_ref().map_or(200, |answer| answer.status);
         self.end();
@@ -894,6 +917,10 @@ impl Plan {
         }
         self.reusable = false;
         match fault {
+            // All of it has been written: what its reader does then changes nothing.
+            Fault::CallerGone | Fault::Shutdown if self.stream_is_whole() => {
+                self.take_eof(gate, request_body, now_us)
+            }
             Fault::CallerGone if self.may_drain() => {
                 self.drain(now_us);
                 Step::More
@@ -1125,20 +1152,35 @@ impl Plan {
         self.record(gate, status, request_body, b"", Some(error), now_us);
     }
 
-    /// A bug of ours ended this exchange: write what is known of it, once.
+    /// A bug of ours ended this exchange: write what is known of it, once, and end its hold.
     pub fn abandon(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) {
+        self.reusable = false;
+        let is_open = self.attempts.last().is_some_and(|last| last.outcome.is_none());
+        if is_open || self.has_open_hold() {
+            self.settle(Outcome::Interrupted, Evidence::Cut, now_us);
+        }
+        // Also where the bug lay in writing the record: a hold would outlive its exchange.
+        self.follow_hold(gate);
         if self.recorded.is_some() {
             return;
         }
-        self.reusable = false;
-        if self.attempts.last().is_some_and(|last| last.outcome.is_none()) {
-            self.settle(Outcome::Interrupted, Evidence::Cut, now_us);
-        }
-        self.follow_hold(gate);
         self.end();
         let error = ("internal_error", "internal_error", "modelux failed at this request");
         self.record(gate, 500, request_body, b"", Some(error), now_us);
     }
+}
+
+/// The usage in an encoded answer, decoded on the side.
+fn usage_of_encoded(encoding: &str, body: &[u8], is_sse: bool) -> Option<Usage> {
+    let plain = inflate::decode(encoding, body)?;
+    if !is_sse {
+        return answer::read_answer(&plain).0;
+    }
+    let mut follower = Follower::new(false);
+    let mut relayed = Vec::with_capacity(plain.len());
+    follower.feed(&plain, &mut relayed);
+    follower.finish(&mut relayed);
+    follower.last_usage()
 }
 
 /// A secret as people may see it: its family and its last four characters; short ones not at all.

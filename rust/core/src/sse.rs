@@ -97,6 +97,8 @@ pub struct Follower {
     done_seen: bool,
     finish_reason_seen: bool,
     usage: Option<Usage>,
+    /// Nothing that the model wrote came after it.
+    is_usage_last: bool,
     /// Reported inside a choice.
     choice_usage: Option<Usage>,
     /// There is more than one choice, so that what one of them reports is not all.
@@ -130,6 +132,7 @@ impl Follower {
             done_seen: false,
             finish_reason_seen: false,
             usage: None,
+            is_usage_last: false,
             choice_usage: None,
             has_other_choice: false,
             error: None,
@@ -282,6 +285,13 @@ impl Follower {
         raised(self.choice_usage.filter(|_| !self.has_other_choice), self.usage)
     }
 
+    /// The same, unless something that the model wrote came after the last report: then it is
+    /// not the last word.
+    #[must_use]
+    pub fn last_usage(&self) -> Option<Usage> {
+        self.usage().filter(|_| self.is_usage_last)
+    }
+
     /// Whether `[DONE]` came.
     #[must_use]
     pub fn done_seen(&self) -> bool {
@@ -399,9 +409,9 @@ impl Follower {
         let is_oversize = self.is_oversize || event.len() > EVENT_BYTES_MAX;
         let look = if is_oversize {
             self.count_unread(event.len());
-            Look { is_data: true, is_content: true, ..Look::default() }
+            Look { is_data: true, is_content: true, is_written: true, ..Look::default() }
         } else {
-            look_at(event, !self.content_seen)
+            look_at(event, !self.content_seen || self.is_usage_last)
         };
         self.learn(&look, event);
         if !is_oversize {
@@ -451,6 +461,11 @@ impl Follower {
         if self.error.is_none() {
             self.content_seen |= look.is_content || look.is_done || look.has_finish_reason;
         }
+        if look.usage.is_some() || look.choice_usage.is_some() {
+            self.is_usage_last = true;
+        } else if look.is_written {
+            self.is_usage_last = false;
+        }
         self.usage = raised(self.usage, look.usage);
         self.choice_usage = raised(self.choice_usage, look.choice_usage);
         self.has_other_choice |= look.has_other_choice;
@@ -483,6 +498,8 @@ struct Look {
     is_readable: bool,
     is_done: bool,
     is_content: bool,
+    /// The model wrote it, or nobody can tell: what was used before it is not all.
+    is_written: bool,
     is_error: bool,
     has_finish_reason: bool,
     /// `choices` is `[]` and `usage` an object: what cut mode leaves out.
@@ -618,7 +635,7 @@ fn look_at_data(data: &[u8], is_error_type: bool, for_content: bool) -> Look {
     }
     let mut look = match Chunk::read(data) {
         Ok(chunk) => chunk.look(),
-        Err(_) => Look { is_data: true, is_content: true, ..Look::default() },
+        Err(_) => Look { is_data: true, is_content: true, is_written: true, ..Look::default() },
     };
     if is_error_type {
         look.is_error = true;
@@ -714,6 +731,7 @@ impl Chunk {
             is_readable: true,
             is_done: false,
             is_content: !self.is_error && (self.has_choice_content || is_unknown),
+            is_written: self.has_choice_content,
             is_error: self.is_error,
             has_finish_reason: !self.is_error && self.has_finish_reason,
             is_usage_event,

@@ -451,6 +451,16 @@ impl Plan {
         amount_nusd: u64,
         now_us: u64,
     ) -> Result<(), LedgerFault> {
+        let attempt = self.attempts.len() - 1;
+        self.budgets.verdict = Verdict::Go;
+        // What is free holds nothing and is charged nothing. A price that a limit of 0 brings to
+        // nothing is none: what is billed all the same has to be settled somewhere.
+        let is_free = bound.is_some_and(|bound| bound.with_output(1) == Some(0));
+        let place = if is_free { None } else { free.take() };
+        if place.is_none() && !is_free {
+            self.stop_unavailable("this worker has no room for another hold");
+            return Ok(());
+        }
         let stake = self.budgets.stake.as_mut();
         let held_by = stake.map(|stake| {
             stake.bound = bound;
@@ -461,17 +471,10 @@ impl Plan {
             tally.balance.held_nusd = tally.balance.held_nusd.saturating_add(amount_nusd);
         }
         self.show();
-        let attempt = self.attempts.len() - 1;
         self.attempts[attempt].held_nusd = Some(amount_nusd);
         self.attempts[attempt].held_by = held_by;
-        self.budgets.verdict = Verdict::Go;
-        // A stated price of 0 holds nothing and is charged nothing.
-        if amount_nusd == 0 && bound.is_some() {
+        let Some((seq, slot)) = place else {
             self.attempts[attempt].charged_nusd = Some(0);
-            return Ok(());
-        }
-        let Some((seq, slot)) = free.take() else {
-            self.stop_unavailable("this worker has no room for another hold");
             return Ok(());
         };
         let rows: Vec<HoldRow<'_>> = self.budgets.tallies.iter().map(Tally::hold_row).collect();
@@ -649,14 +652,24 @@ impl Plan {
 
     /// The request's bytes leave now.
     pub(super) fn mark_sent(&mut self, gate: &mut Gate) {
-        let counts = self.hold.is_some() && self.on_cancel() == OnCancel::BillsGenerated;
-        if let (true, Some(follower)) = (counts, &mut self.follower) {
-            follower.count_text(true);
+        let counts = self.counts_text();
+        if let Some(follower) = &mut self.follower {
+            follower.count_text(counts);
         }
         let charge = self.charge_if_dead();
         let Some(hold) = &mut self.hold else { return };
         hold.charge_if_dead_nusd = charge;
         gate.holds_mut().sent(hold.slot, charge);
+    }
+
+    /// May what is generated have to be counted?
+    pub(super) fn counts_text(&self) -> bool {
+        self.hold.is_some() && self.on_cancel() == OnCancel::BillsGenerated
+    }
+
+    /// Is there a hold that no charge is known for?
+    pub(super) fn has_open_hold(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.charge_nusd.is_none())
     }
 
     fn on_cancel(&self) -> OnCancel {
@@ -669,10 +682,10 @@ impl Plan {
     /// What has to be charged if nothing more were ever known.
     fn charge_if_dead(&self) -> u64 {
         let Some(hold) = &self.hold else { return 0 };
-        if self.on_cancel() != OnCancel::BillsGenerated {
+        if self.on_cancel() != OnCancel::BillsGenerated || self.is_encoded {
             return hold.amount_nusd;
         }
-        let relayed = self.follower.as_ref().map_or(0, Follower::text_bytes);
+        let relayed = self.follower.as_ref().map_or(self.relayed_bytes, Follower::text_bytes);
         self.charge_for(relayed).0
     }
 
@@ -703,12 +716,20 @@ impl Plan {
     pub(super) fn settle(&mut self, outcome: Outcome, evidence: Evidence<'_>, now_us: u64) {
         let is_sent = self.attempt().sent_us.is_some();
         let evidence = if is_sent { evidence } else { Evidence::Nothing };
+        if let (Evidence::Cut, Some(follower)) = (&evidence, &mut self.follower) {
+            // What came of an event without its end was generated, too.
+            follower.finish(&mut Vec::new());
+        }
         let usage = match &evidence {
             Evidence::Nothing => None,
             Evidence::Whole(usage, _) => *usage,
             Evidence::Cut => self.follower.as_ref().and_then(Follower::usage),
         };
         let mut cost = usage.and_then(|usage| self.cost_of(&usage));
+        if self.hold.is_none() && self.attempt().charged_nusd == Some(0) {
+            // It is free, whatever it used.
+            cost = cost.or(Some(Cost { input_nusd: 0, output_nusd: 0 }));
+        }
         if let (Some(usage), true) = (&usage, self.budgets.stake.is_some()) {
             self.learn(usage);
         }
@@ -752,27 +773,31 @@ impl Plan {
             (Evidence::Whole(Some(_), _), Some(cost)) => {
                 (cost.input_nusd + cost.output_nusd, SettledBy::Usage, Some(cost))
             }
+            // It broke after its provider's last word.
+            (Evidence::Cut, Some(cost)) if self.has_final_usage() => {
+                (cost.input_nusd + cost.output_nusd, SettledBy::Usage, Some(cost))
+            }
             // Usage that cannot be priced, or none: as if it had been cut at its end.
-            (Evidence::Whole(_, body), _) => match self.on_cancel() {
-                OnCancel::BillsGenerated => {
+            (Evidence::Whole(..) | Evidence::Cut, _) => match self.on_cancel() {
+                OnCancel::BillsGenerated if !self.is_encoded => {
+                    let body = match evidence {
+                        Evidence::Whole(_, body) => body,
+                        _ => self.seen(),
+                    };
                     let (charge, cost) = self.charge_for(self.generated_tokens(body));
                     (charge, SettledBy::Counted, cost)
                 }
-                OnCancel::BillsAll | OnCancel::Drain => all,
+                OnCancel::BillsGenerated | OnCancel::BillsAll | OnCancel::Drain => all,
             },
-            (Evidence::Cut, _) => match self.on_cancel() {
-                OnCancel::BillsGenerated => {
-                    let (charge, cost) = self.charge_for(self.generated_tokens(&self.kept));
-                    (charge, SettledBy::Counted, cost)
-                }
-                OnCancel::Drain => match (cost, self.has_final_usage()) {
-                    (Some(cost), true) => {
-                        (cost.input_nusd + cost.output_nusd, SettledBy::Usage, Some(cost))
-                    }
-                    _ => all,
-                },
-                OnCancel::BillsAll => all,
-            },
+        }
+    }
+
+    /// What came of the body of an answer that is not whole: relayed, or still held back.
+    fn seen(&self) -> &[u8] {
+        let is_held = matches!(self.phase, Phase::Held) && self.follower.is_none();
+        match &self.answer {
+            Some(answer) if is_held && answer.json => &self.held,
+            _ => &self.kept,
         }
     }
 
@@ -784,9 +809,11 @@ impl Plan {
 
     /// Has a stream said what it used, and that it is at its end?
     fn has_final_usage(&self) -> bool {
+        // Of several answers the others may go on after one has finished.
+        let is_one = self.facts.n.unwrap_or(1) <= 1;
         self.follower.as_ref().is_some_and(|follower| {
-            follower.usage().is_some()
-                && (follower.done_seen() || follower.finish_reason_seen())
+            follower.last_usage().is_some()
+                && (follower.done_seen() || (is_one && follower.finish_reason_seen()))
         })
     }
 
@@ -797,17 +824,18 @@ impl Plan {
         }
         // To load one here would hold up everybody else; bytes are the safe side.
         let vocabulary = self.vocabulary().filter(|known| tokens::is_loaded(*known));
+        // What was kept may be less than what was relayed.
+        let beyond = self.relayed_bytes.saturating_sub(body.len() as u64);
         match &self.follower {
             Some(follower) => {
-                // What was kept may be less than what was relayed.
                 let bytes = follower.text_bytes();
-                if bytes <= tokens::LOOP_TEXT_BYTES_MAX {
+                if bytes <= tokens::LOOP_TEXT_BYTES_MAX && beyond == 0 {
                     tokens::relayed_tokens(body, true, vocabulary).min(bytes)
                 } else {
                     bytes
                 }
             }
-            None => tokens::relayed_tokens(body, false, vocabulary),
+            None => tokens::relayed_tokens(body, false, vocabulary).saturating_add(beyond),
         }
     }
 

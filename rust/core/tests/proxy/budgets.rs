@@ -384,3 +384,196 @@ fn a_settle_that_the_ledger_cannot_take_stops_nobody_else() {
         (u64::MAX - RICH, CHARGE_NUSD)
     );
 }
+
+/// As `capped`, with providers that bill what they generated, and room for long answers.
+fn counting() -> Value {
+    let mut document = capped(1 << 50, &json!({}));
+    on_cancel(&mut document, "bills_generated");
+    document
+}
+
+fn long_chat(stream: bool) -> Vec<u8> {
+    chat(
+        "",
+        &json!({"model": "@prod", "messages": [], "stream": stream, "max_tokens": 9_000_000}),
+    )
+}
+
+/// What is charged where so many bytes of output came and no usage.
+fn counted(plan: &Plan, output_tokens: u64) -> u64 {
+    amount(plan) - 9_000_000 * OUTPUT_NUSD + (output_tokens + 64) * OUTPUT_NUSD
+}
+
+fn json_answer(body: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+fn said(text: &str) -> String {
+    json!({"choices": [{"index": 0, "message": {"content": text}}]}).to_string()
+}
+
+#[test]
+fn an_answer_of_the_other_kind_than_asked_for_is_counted_all_the_same() {
+    let words = "a".repeat(1000);
+    let event =
+        format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{words}\"}}}}]}}\n\n");
+    let stream = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: {}\r\n\r\n{event}{FINISH}",
+        event.len() + FINISH.len()
+    );
+    for (asked, answer) in [(true, json_answer(&said(&words))), (false, stream.into_bytes())] {
+        let mut bench = Bench::new(&counting());
+        let mut plan = held(&mut bench, &long_chat(asked));
+        let expected = counted(&plan, 1000);
+        assert_eq!(bench.feed(&mut plan, &[&answer], START_US).1, Step::Done(Vec::new()));
+        assert_eq!(bench.settled(), (expected, 0), "{asked}");
+    }
+}
+
+#[test]
+fn what_is_passed_on_and_not_kept_is_counted_too() {
+    let mut bench = Bench::new(&counting());
+    let mut plan = held(&mut bench, &long_chat(false));
+    let least = counted(&plan, 3 << 20);
+    let answer = json_answer(&said(&"a".repeat(3 << 20)));
+    let pieces: Vec<&[u8]> = answer.chunks(1 << 16).collect();
+    assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::Done(Vec::new()));
+    let (spent, _) = bench.settled();
+    assert!(spent >= least && spent < least + 200 * OUTPUT_NUSD, "{spent} {least}");
+}
+
+#[test]
+fn a_stream_of_little_text_in_large_events_is_counted_to_its_end() {
+    let filler = format!("{{\"content\":[{}0]}}", "0,".repeat(2000));
+    let event = format!(
+        "data: {{\"choices\":[{{\"delta\":{{\"content\":\"ab\"}},\"logprobs\":{filler}}}]}}\n\n"
+    );
+    let mut bench = Bench::new(&counting());
+    let mut plan = held(&mut bench, &long_chat(true));
+    let expected = counted(&plan, 2 * 1000);
+    let mut pieces = vec![HEAD_SSE.as_bytes()];
+    pieces.extend(std::iter::repeat_n(event.as_bytes(), 1000));
+    assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::More);
+    let step = plan.fault(&mut bench.gate, BODY, Fault::CallerGone, START_US);
+    assert_eq!(step, Step::Cut(Vec::new()));
+    assert_eq!(bench.settled(), (expected, 0));
+}
+
+#[test]
+fn what_came_of_an_unfinished_event_is_counted() {
+    let mut bench = Bench::new(&counting());
+    let mut plan = held(&mut bench, &long_chat(true));
+    let expected = counted(&plan, 2 + 5000);
+    let part = format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{}", "a".repeat(5000));
+    let pieces = [HEAD_SSE.as_bytes(), CONTENT.as_bytes(), part.as_bytes()];
+    assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::More);
+    let step = plan.fault(&mut bench.gate, BODY, Fault::CallerGone, START_US);
+    assert_eq!(step, Step::Cut(Vec::new()));
+    assert_eq!(bench.settled(), (expected, 0));
+}
+
+#[test]
+fn what_came_of_an_answer_that_was_cut_is_counted_though_nobody_saw_it() {
+    let whole = json_answer(&said(&"a".repeat(5000)));
+    let mut bench = Bench::new(&counting());
+    let mut plan = held(&mut bench, &long_chat(false));
+    let least = counted(&plan, 4000);
+    assert_eq!(bench.feed(&mut plan, &[&whole[..4500]], START_US).1, Step::More);
+    assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Reset, START_US), Step::Failed);
+    let (spent, held) = bench.settled();
+    assert!(spent >= least && held == 0, "{spent} {least}");
+}
+
+#[test]
+fn an_encoded_answer_without_usage_is_charged_its_hold() {
+    for (asked, kind) in [(true, "text/event-stream"), (false, "application/json")] {
+        let mut bench = Bench::new(&counting());
+        let mut plan = held(&mut bench, &long_chat(asked));
+        let amount = amount(&plan);
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-encoding: br\r\ncontent-length: 4\r\n\r\nabcd"
+        );
+        let step = bench.feed(&mut plan, &[answer.as_bytes()], START_US).1;
+        assert_eq!(step, Step::Done(Vec::new()));
+        assert_eq!(bench.settled(), (amount, 0), "{kind}");
+        assert_eq!(bench.record()["attempts"][0]["settled_by"], "hold");
+    }
+}
+
+#[test]
+fn usage_that_more_output_follows_is_not_the_last_word() {
+    let early = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}],\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":0}}\n\n";
+    for (word, settled_by) in [("bills_all", "hold"), ("bills_generated", "counted")] {
+        let mut document = counting();
+        on_cancel(&mut document, word);
+        let mut bench = Bench::new(&document);
+        let mut plan = held(&mut bench, &long_chat(true));
+        let expected = if word == "bills_all" { amount(&plan) } else { counted(&plan, 2) };
+        let done = "data: [DONE]\n\n";
+        let pieces = [HEAD_SSE, early, CONTENT, FINISH, done].map(str::as_bytes);
+        assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::More);
+        let step = plan.fault(&mut bench.gate, BODY, Fault::Eof, START_US);
+        assert!(matches!(step, Step::Done(_)), "{step:?}");
+        assert_eq!(bench.settled(), (expected, 0), "{word}");
+        assert_eq!(bench.record()["attempts"][0]["settled_by"], settled_by);
+    }
+}
+
+#[test]
+fn a_stream_whose_usage_is_known_is_charged_that_however_it_ends() {
+    for (last, fault, status) in [
+        ("data: [DONE]\n\n", Fault::CallerGone, 200),
+        ("data: [DONE]\n\n", Fault::Shutdown, 200),
+        ("data: [DONE]\n\n", Fault::Reset, 200),
+        ("", Fault::CallerGone, 499),
+        ("", Fault::Timeout, 200),
+    ] {
+        for word in ["bills_all", "bills_generated", "drain"] {
+            let mut document = counting();
+            on_cancel(&mut document, word);
+            let mut bench = Bench::new(&document);
+            let mut plan = held(&mut bench, &long_chat(true));
+            let pieces = [HEAD_SSE, CONTENT, FINISH, USAGE, last].map(str::as_bytes);
+            assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::More);
+            let step = plan.fault(&mut bench.gate, BODY, fault, START_US);
+            assert!(matches!(step, Step::Done(_) | Step::Cut(_)), "{fault:?} {step:?}");
+            assert_eq!(bench.settled(), (CHARGE_NUSD, 0), "{word} {fault:?} {last}");
+            let record = bench.record();
+            assert_eq!(record["attempts"][0]["settled_by"], "usage", "{word} {fault:?}");
+            assert_eq!(record["status"], status, "{word} {fault:?}");
+        }
+    }
+}
+
+#[test]
+fn a_limit_of_nothing_does_not_make_a_priced_answer_free() {
+    let mut document = capped(RICH, &json!({}));
+    document["prices"][0]["input_nusd_per_mtok"] = json!(0);
+    let mut bench = Bench::new(&document);
+    let request = chat("", &json!({"model": "@prod", "messages": [], "max_tokens": 0}));
+    let mut plan = held(&mut bench, &request);
+    assert_eq!(amount(&plan), 0);
+    assert_eq!(bench.feed(&mut plan, &[WHOLE], START_US).1, Step::Done(Vec::new()));
+    assert_eq!(bench.settled(), (5 * OUTPUT_NUSD, 0));
+}
+
+#[test]
+fn what_is_free_costs_nothing_also_where_its_usage_is_not_known() {
+    let mut document = capped(RICH, &json!({}));
+    for price in document["prices"].as_array_mut().unwrap() {
+        price["input_nusd_per_mtok"] = json!(0);
+        price["output_nusd_per_mtok"] = json!(0);
+    }
+    let mut bench = Bench::new(&document);
+    let mut plan = held(&mut bench, &plain_chat());
+    let answer = json_answer(&said("hi"));
+    let (answer, _) = bench.feed(&mut plan, &[&answer], START_US);
+    let answer = text(&answer);
+    assert!(answer.contains("X-Modelux-Cost-Usd: 0.000000\r\n"), "{answer}");
+    assert_eq!(bench.record()["cost"]["total_usd"], "0.000000000");
+    assert!(bench.gate.ledger_rows().unwrap().is_empty());
+}
