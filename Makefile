@@ -72,7 +72,7 @@ run: setup ## one request all the way through; with a provider key set: serve
 soak: setup ## the properties with a hundred times the examples, and two minutes of kills
 	PROPTEST_CASES=20000 cargo test --quiet --locked --release --package modelux-core
 	$(BIN)/python -m pytest --hypothesis-profile soak $(wildcard tests/unit tests/model)
-	MODELUX_SOAK_S=120 $(BIN)/python -m pytest tests/e2e/test_soak.py
+	MODELUX_SOAK_S=120 $(BIN)/python -m pytest tests/e2e/test_soak.py tests/e2e/test_budget_soak.py
 
 lock: ## bring locks/ in line with the manifests; UPGRADE=1 renews every pin
 	@scripts/lock.sh $(if $(UPGRADE),--upgrade)
