@@ -229,9 +229,11 @@ fn computed(
         .map(|tokens| u128::from(tokens) * u128::from(prompts))
         .map(|tokens| tokens.saturating_mul(rounds));
     let parts = if facts.has_unseen || searches > 0 {
-        let all = window.ok_or(BoundFault::Unbounded(
-            "content is named and not shown, and the model's context window is not known",
-        ))?;
+        let all = match window {
+            Some(tokens) => tokens,
+            None if price.has_free_tokens() => 0,
+            None => return Err(NO_WINDOW),
+        };
         // What is not seen may be of any kind.
         Parts { text: 0, images: 0, audio: 0, unseen: all }
     } else {
@@ -246,7 +248,7 @@ fn computed(
     let mut output_rate = 0;
     let mut slack = 0;
     // Tiers go by the length of one prompt, which is no longer than all of them.
-    let longest = parts.sum().min(window.unwrap_or(u128::MAX));
+    let longest = parts.sum().min(window.unwrap_or(u128::MAX)).min(u128::from(u64::MAX));
     for rates in price.reachable_rates(longest) {
         for factor in factors(facts, price) {
             let region = if facts.is_global { REGION_NONE } else { price.region_permille() };
@@ -277,6 +279,9 @@ fn computed(
 }
 
 const TOO_MUCH: BoundFault = BoundFault::Unbounded("it may cost more than can be counted");
+const NO_WINDOW: BoundFault = BoundFault::Unbounded(
+    "content is named and not shown, and the model's context window is not known",
+);
 const NO_FEE: BoundFault = BoundFault::Unbounded("a web search has no known price");
 
 /// Input by what prices it.

@@ -124,7 +124,7 @@ impl Price {
     /// A price of zero that somebody stated: nothing is charged, and that is known.
     #[must_use]
     pub fn free() -> Self {
-        Self { search_nusd: Some(0), ..Self::flat(0, 0, None, None, 0) }
+        Self::flat(0, 0, None, None, 0)
     }
 
     /// A price without tiers, as an operator states it: nano-USD a million tokens, and the fee of
@@ -148,7 +148,8 @@ impl Price {
             base,
             tiers: [NO_TIER; TIERS_MAX],
             request_nusd,
-            search_nusd: None,
+            // Who says that all of it is free says so of searches, too.
+            search_nusd: (base.is_zero() && request_nusd == 0).then_some(0),
             service_tiers: ServiceTiers::default(),
             region_permille: REGION_NONE,
         }
@@ -200,10 +201,12 @@ impl Price {
     /// Whether whatever is done costs nothing, by somebody's word.
     #[must_use]
     pub fn is_free(&self) -> bool {
-        self.base.is_zero()
-            && self.tiers.iter().all(|(_, rates)| rates.is_zero())
-            && self.request_nusd == 0
-            && self.search_nusd == Some(0)
+        self.has_free_tokens() && self.request_nusd == 0 && self.search_nusd == Some(0)
+    }
+
+    /// Whether tokens cost nothing, however many.
+    pub(crate) fn has_free_tokens(&self) -> bool {
+        self.base.is_zero() && self.tiers.iter().all(|(_, rates)| rates.is_zero())
     }
 
     /// What the tier and the region that an answer names make of the standard price.

@@ -1038,19 +1038,20 @@ impl<'b> Walk<'b> {
     fn message(&mut self) -> Result<(), ScanFault> {
         let mut more = self.cursor.enter_object()?;
         while more {
-            match &*self.cursor.key()?.key_bytes() {
-                b"content" => match self.cursor.kind()? {
+            let key = self.cursor.key()?;
+            if key.is("content") {
+                match self.cursor.kind()? {
                     Kind::Array => self.parts()?,
                     Kind::Object => self.part()?,
                     _ => {
                         self.cursor.skip()?;
                     }
-                },
-                // An earlier spoken answer, by its id.
-                b"audio" => self.facts.has_unseen |= self.says_something()?,
-                _ => {
-                    self.cursor.skip()?;
                 }
+            } else if key.is("audio") {
+                // An earlier spoken answer, by its id.
+                self.facts.has_unseen |= self.says_something()?;
+            } else {
+                self.cursor.skip()?;
             }
             more = self.cursor.more_members()?;
         }

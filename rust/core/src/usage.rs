@@ -642,6 +642,55 @@ mod tests {
     }
 
     #[test]
+    fn the_tier_that_was_billed_is_read_wherever_it_stands() {
+        let tier = |answer: &str| {
+            usage_of_answer(answer.as_bytes()).and_then(|usage| usage.service_tier)
+        };
+        let answer = |members: &str| {
+            format!(r#"{{"usage":{{"prompt_tokens":1,"completion_tokens":1{members}"#)
+        };
+        for (name, read) in [
+            ("default", ServiceTier::Standard),
+            ("on_demand", ServiceTier::Standard),
+            ("flex", ServiceTier::Flex),
+            ("priority", ServiceTier::Priority),
+            ("fast", ServiceTier::Priority),
+            ("ultrafast", ServiceTier::Fast),
+            ("tomorrow", ServiceTier::Unknown),
+        ] {
+            let inside = format!(r#","service_tier":"{name}"}}}}"#);
+            assert_eq!(tier(&answer(&inside)), Some(read), "{name}");
+            let outside = format!(r#"}},"service_tier":"{name}"}}"#);
+            assert_eq!(tier(&answer(&outside)), Some(read), "{name}");
+        }
+        assert_eq!(tier(&answer("},\"service_tier\":null}")), None);
+        assert_eq!(tier(&answer("}}")), None);
+        assert_eq!(tier(&answer("},\"service_tier\":5}")), Some(ServiceTier::Unknown));
+        assert_eq!(tier(&answer(r#","speed":"fast"}}"#)), Some(ServiceTier::Speed));
+        assert_eq!(tier(&answer(r#","speed":"standard"}}"#)), None);
+    }
+
+    #[test]
+    fn what_is_billed_beside_tokens_is_read() {
+        let read = usage(
+            r#"{"prompt_tokens":1,"completion_tokens":9,"inference_geo":"us",
+                "server_tool_use":{"web_search_requests":2,"other":[1]},
+                "completion_tokens_details":{"image_tokens":5,"reasoning_tokens":1}}"#,
+        )
+        .unwrap();
+        assert_eq!((read.output_tokens, read.image_output_tokens), (8, 5));
+        assert_eq!((read.searches, read.in_region, read.output_sum()), (2, true, 9));
+        let plain = usage(
+            r#"{"prompt_tokens":1,"completion_tokens":1,"inference_geo":"global",
+                "num_search_queries":3,"server_tool_use":null}"#,
+        )
+        .unwrap();
+        assert_eq!((plain.searches, plain.in_region), (3, false));
+        let void = r#"{"prompt_tokens":1,"completion_tokens":1,"num_search_queries":-1}"#;
+        assert_eq!(usage(void), None);
+    }
+
+    #[test]
     fn a_later_report_can_only_raise() {
         let first = Usage { input_tokens: 10, output_tokens: 50, ..Usage::default() };
         let lower = Usage { input_tokens: 1, output_tokens: 1, ..Usage::default() };

@@ -1,7 +1,8 @@
 //! Money: what is rounded, what is refused, which price holds when, which rule finds a model.
 
+use modelux_core::models::ModelCatalogue;
 use modelux_core::pricing::{Catalogue, Cost, Price, cost};
-use modelux_core::usage::Usage;
+use modelux_core::usage::{ServiceTier, Usage};
 use proptest::prelude::*;
 
 const SHIPPED: &[u8] = include_bytes!("../../../modelux/pricing/data/prices.json");
@@ -283,6 +284,100 @@ fn the_shipped_catalogue_can_be_read_and_prices_every_vendor() {
         ("azure_openai", "gpt-4o"),
     ] {
         assert!(catalogue.price(vendor, model, 1_790_000_000).is_some(), "{vendor} {model}");
+    }
+}
+
+/// The catalogue of one model `m` with these service tiers and whatever else is known of it.
+fn with_info(rates: &str, info: &str) -> Catalogue {
+    let prices = catalogue(&format!(
+        r#"{{"id":"m","match":{{"starts_with":"m"}},"prices":[{{"rates":{{{rates}}},"search":7}}]}}"#
+    ));
+    let models = format!(
+        r#"{{"format":1,"version":"today","vendors":{{"v":{{
+            "service_tiers":{{"priority":4000}},"models":{{"m":{{{info}}}}}}}}}}}"#
+    );
+    match ModelCatalogue::from_json(models.as_bytes()) {
+        Ok(models) => prices.with_models(models),
+        Err(fault) => panic!("{fault}"),
+    }
+}
+
+#[test]
+fn the_service_tier_that_an_answer_names_decides_its_price() {
+    let catalogue = with_info(
+        r#""input":1000000,"cached":100000,"output":2000000"#,
+        r#""service_tiers":{"flex":500,"priority":[2000,3000,1500],"fast":6000,"speed":2000}"#,
+    );
+    let charged = |name: &str, service_tier| {
+        let price = catalogue.price("v", name, 0).unwrap();
+        let usage = Usage { cached_tokens: 10, service_tier, ..usage(10, 10) };
+        cost(&usage, &price).map(|cost| (cost.input_nusd, cost.output_nusd))
+    };
+    let standard = Some((10 + 1, 20));
+    assert_eq!(charged("m", None), standard);
+    assert_eq!(charged("m", Some(ServiceTier::Standard)), standard);
+    assert_eq!(charged("m", Some(ServiceTier::Flex)), Some((5 + 1, 10)));
+    assert_eq!(charged("m", Some(ServiceTier::Priority)), Some((20 + 3, 30)));
+    assert_eq!(charged("m", Some(ServiceTier::Fast)), Some((60 + 6, 120)));
+    assert_eq!(charged("m", Some(ServiceTier::Speed)), Some((20 + 2, 40)));
+    // A name that nobody knows costs what the dearest does.
+    assert_eq!(charged("m", Some(ServiceTier::Unknown)), Some((60 + 6, 120)));
+    // A model that is not listed may have any tier of its vendor's, and none that is cheaper.
+    assert_eq!(charged("m2", Some(ServiceTier::Priority)), Some((40 + 4, 80)));
+    assert_eq!(charged("m2", Some(ServiceTier::Flex)), standard);
+    // A price that an operator states is flat.
+    let price = Price::flat(1_000_000, 2_000_000, None, None, 0);
+    let priority = Usage { service_tier: Some(ServiceTier::Priority), ..usage(10, 10) };
+    assert_eq!(cost(&priority, &price), Some(Cost { input_nusd: 10, output_nusd: 20 }));
+}
+
+#[test]
+fn searches_images_and_regions_cost_what_they_cost() {
+    let catalogue = with_info(
+        r#""input":1000000,"output":2000000,"image_output":30000000"#,
+        r#""region_permille":1100,"search_nusd":9"#,
+    );
+    let price = catalogue.price("v", "m", 0).unwrap();
+    let charged =
+        |usage: Usage| cost(&usage, &price).map(|cost| (cost.input_nusd, cost.output_nusd));
+    assert_eq!(charged(Usage { searches: 2, ..usage(10, 10) }), Some((10 + 18, 20)));
+    assert_eq!(charged(Usage { in_region: true, ..usage(10, 10) }), Some((11, 22)));
+    let painted = Usage { image_output_tokens: 4, ..usage(0, 10) };
+    assert_eq!(charged(painted), Some((0, 6 * 2 + 4 * 30)));
+    // A search without a price is not free.
+    let flat = Price::flat(1, 1, None, None, 0);
+    assert_eq!(cost(&Usage { searches: 1, ..usage(1, 1) }, &flat), None);
+    let nothing = cost(&Usage { searches: 1, ..usage(1, 1) }, &Price::free());
+    assert_eq!(nothing, Some(Cost { input_nusd: 0, output_nusd: 0 }));
+}
+
+#[test]
+fn a_model_is_known_by_its_name_and_else_by_its_price() {
+    let models = include_bytes!("../../../modelux/pricing/data/models.json");
+    let models = ModelCatalogue::from_json(models).unwrap();
+    let catalogue = Catalogue::from_json(SHIPPED).unwrap().with_models(models);
+    assert!(catalogue.models_version().contains("litellm"));
+    let window = |vendor: &str, model: &str| catalogue.info(vendor, model)?.context_tokens;
+    assert_eq!(window("openai", "gpt-4o-mini"), Some(128_000));
+    assert_eq!(window("anthropic", "claude-haiku-4-5-20991231"), Some(200_000));
+    assert_eq!(window("google", "models/Gemini-2.5-Flash"), Some(1_048_576));
+    assert_eq!(window("anthropic", "claude-sonnet-4-5-20250929"), Some(1_000_000));
+    assert_eq!(catalogue.info("openai", "unknown"), None);
+    assert_eq!(catalogue.info("unknown", "gpt-4o"), None);
+    for (vendor, model) in [
+        ("openai", "gpt-5.4"),
+        ("anthropic", "claude-opus-4-6"),
+        ("google", "gemini-2.5-pro"),
+        ("mistral", "mistral-large-latest"),
+        ("groq", "openai/gpt-oss-120b"),
+        ("deepseek", "deepseek-chat"),
+        ("together", "openai/gpt-oss-120b"),
+        ("fireworks", "accounts/fireworks/models/deepseek-v4-flash"),
+        ("xai", "grok-4.3"),
+        ("openrouter", "openai/gpt-4o-mini"),
+        ("cerebras", "gpt-oss-120b"),
+    ] {
+        assert!(window(vendor, model).is_some_and(|tokens| tokens >= 8192), "{vendor} {model}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Which target follows which, for every way in which one can fail.
 
 use crate::support::{document, fallback, read_snapshot, target};
-use modelux_core::routing::{DEPTH_MAX, FailedBy, Flat, LEAVES_MAX, Next, Node};
+use modelux_core::models::{ModelCatalogue, Tier};
+use modelux_core::pricing::Catalogue;
+use modelux_core::routing::{DEPTH_MAX, FailedBy, Fit, Flat, LEAVES_MAX, Next, Node};
 use serde_json::{Value, json};
 
 const EVERYBODY: &dyn Fn(usize) -> bool = &|_| true;
@@ -139,4 +141,60 @@ fn a_config_that_is_too_deep_too_wide_or_empty_is_refused() {
     assert!(compile(&fallback(&[], &json!({}))).is_err());
     assert!(compile(&target(0, "m")).is_err());
     assert!(compile(&fallback(&[target(9, "m")], &json!({}))).is_err());
+}
+
+#[test]
+fn an_inner_word_on_output_limits_holds_and_a_maximum_is_only_tightened() {
+    let mut close = target(0, "m");
+    close["max_output_tokens"] = json!(500);
+    close["max_cost_nusd"] = json!(7);
+    let mut loose = target(0, "a");
+    loose["max_output_tokens"] = json!(5000);
+    loose["min_output_tokens"] = json!(9);
+    let inner = json!({"fit_to_budget": "never", "default_output_tokens": 300});
+    let outer = json!({"fit_to_budget": "always", "default_output_tokens": 200,
+        "min_output_tokens": 5, "max_output_tokens": 1000});
+    let inside = fallback(&[close, loose], &inner);
+    let flat = compile(&fallback(&[inside, target(1, "b")], &outer)).unwrap();
+    let limits = flat.leaves.iter().map(|leaf| {
+        let tokens =
+            [leaf.max_output_tokens, leaf.min_output_tokens, leaf.default_output_tokens];
+        (tokens.map(Option::unwrap_or_default), leaf.max_cost_nusd, leaf.fit)
+    });
+    assert_eq!(
+        limits.collect::<Vec<_>>(),
+        [
+            ([500, 5, 300], Some(7), Fit::Never),
+            ([1000, 9, 300], None, Fit::Never),
+            ([1000, 5, 200], None, Fit::Always),
+        ]
+    );
+    // A document from before these keys says nothing of them.
+    let plain = compile(&fallback(&[target(0, "m")], &json!({}))).unwrap();
+    assert_eq!((plain.leaves[0].max_output_tokens, plain.leaves[0].fit), (None, Fit::Auto));
+}
+
+#[test]
+fn what_the_file_says_of_a_model_overrides_the_catalogue() {
+    let mut document = document(&fallback(&[target(0, "m")], &json!({})));
+    document["server"]["default_output_tokens"] = json!(100);
+    document["models"] = json!([{"provider": "alpha", "model": "gpt-4o", "context_tokens": 8192,
+        "max_output_tokens": null, "tier": "premium", "tools": false}]);
+    document["providers"][0]["vendor"] = json!("openai");
+    document["providers"][1]["vendor"] = json!("openai");
+    let snapshot = read_snapshot(&document).unwrap();
+    assert_eq!(snapshot.server.limit_defaults().default_output_tokens, 100);
+    assert_eq!(snapshot.server.limit_defaults().min_output_tokens, 64);
+    let models = br#"{"format":1,"version":"t","vendors":{"openai":{"models":{"gpt-4o":{
+        "context_tokens":128000,"max_output_tokens":16384,"tier":"standard","tools":true}}}}}"#;
+    let prices = br#"{"format": 1, "version": "t", "vendors": {}}"#;
+    let catalogue = Catalogue::from_json(prices).unwrap();
+    let catalogue = catalogue.with_models(ModelCatalogue::from_json(models).unwrap());
+    let figures = |provider| {
+        let info = snapshot.model(&catalogue, provider, "gpt-4o").unwrap();
+        (info.context_tokens, info.max_output_tokens, info.tier, info.tools)
+    };
+    assert_eq!(figures(0), (Some(8192), Some(16_384), Some(Tier::Premium), Some(false)));
+    assert_eq!(figures(1), (Some(128_000), Some(16_384), Some(Tier::Standard), Some(true)));
+    assert_eq!(snapshot.model(&catalogue, 0, "m"), None);
 }
