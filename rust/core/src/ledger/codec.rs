@@ -11,7 +11,7 @@
 //! k budget 16                      the key of the row that was backfilled last; empty: all were
 //! m name                           `stamp`, `factors` (u64), `importing`
 //! r row key 40                     transaction, spent, held, credits, overrun, crash, requests,
-//!                                  overruns (u64 each), flags (u32), 4 zeroes
+//!                                  overruns (u64 each), flags, live holds (u32 each)
 //! ```
 //!
 //! A hold and the rows that never change size are overwritten in place; what is written once and
@@ -89,10 +89,21 @@ pub(super) fn row_of(key: &[u8]) -> Result<RowKey, LedgerFault> {
     key.get(1..).and_then(RowKey::from_bytes).ok_or_else(|| torn("the key of a row", key))
 }
 
-pub(super) fn encode_row(balance: &Balance, txn_id: u64) -> [u8; ROW_BYTES] {
+/// What is kept of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct StoredRow {
+    /// The transaction that wrote it last.
+    pub(super) txn_id: u64,
+    pub(super) balance: Balance,
+    /// Live holds that name the row, those of nothing included: they need it when they end.
+    pub(super) holds: u32,
+}
+
+pub(super) fn encode_row(row: &StoredRow) -> [u8; ROW_BYTES] {
     let mut bytes = [0; ROW_BYTES];
+    let balance = &row.balance;
     let words = [
-        txn_id,
+        row.txn_id,
         balance.spent_nusd,
         balance.held_nusd,
         balance.credits_nusd,
@@ -105,11 +116,11 @@ pub(super) fn encode_row(balance: &Balance, txn_id: u64) -> [u8; ROW_BYTES] {
         place.copy_from_slice(&word.to_le_bytes());
     }
     bytes[64..68].copy_from_slice(&balance.flags.to_le_bytes());
+    bytes[68..72].copy_from_slice(&row.holds.to_le_bytes());
     bytes
 }
 
-/// The transaction that wrote a row, and its balance.
-pub(super) fn decode_row(bytes: &[u8]) -> Result<(u64, Balance), LedgerFault> {
+pub(super) fn decode_row(bytes: &[u8]) -> Result<StoredRow, LedgerFault> {
     if bytes.len() != ROW_BYTES {
         return Err(torn("a row", bytes));
     }
@@ -123,7 +134,7 @@ pub(super) fn decode_row(bytes: &[u8]) -> Result<(u64, Balance), LedgerFault> {
         overruns: word(bytes, 56),
         flags: half(bytes, 64),
     };
-    Ok((word(bytes, 0), balance))
+    Ok(StoredRow { txn_id: word(bytes, 0), balance, holds: half(bytes, 68) })
 }
 
 pub(super) fn encode_info(window_end_s: Option<i64>, subject: &str, out: &mut Vec<u8>) {
@@ -222,7 +233,8 @@ mod tests {
             overruns: u64::MAX,
             flags: 7,
         };
-        assert_eq!(decode_row(&encode_row(&balance, 9)).unwrap(), (9, balance));
+        let row = StoredRow { txn_id: 9, balance, holds: 10 };
+        assert_eq!(decode_row(&encode_row(&row)).unwrap(), row);
 
         let mut bytes = Vec::new();
         for end_s in [None, Some(-1), Some(i64::MIN), Some(1_800_000_000)] {

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use sha2::{Digest, Sha256};
 
-use super::codec::{self, COUNT, FACTOR, HOLD, INFO, KNOWN, META, ROW};
+use super::codec::{self, COUNT, FACTOR, HOLD, INFO, KNOWN, META, ROW, StoredRow};
 use super::row::{Balance, BudgetId, RowKey};
 use super::turn::{Turn, is_one_of_many};
 use super::{HoldRow, Ledger, LedgerFault, RowView, slots};
@@ -57,7 +57,7 @@ impl Ledger {
                         row.key
                     )));
                 };
-                if turn.balance(&row.key)?.held_nusd > 0 {
+                if turn.is_held(&row.key)? {
                     return Err(LedgerFault::Inconsistent(format!(
                         "row {:?} is imported while it holds",
                         row.key
@@ -91,7 +91,7 @@ impl Ledger {
         turn.commit()
     }
 
-    /// Drop the rows whose window ended at or before `before_s` and that hold nothing.
+    /// Drop the rows whose window ended at or before `before_s` and that no hold names.
     ///
     /// `copied_txn_id`: rows that a later transaction wrote stay, as no copy has them yet.
     ///
@@ -212,7 +212,7 @@ impl Ledger {
     pub fn verify(&self) -> Result<(), LedgerFault> {
         let wrong = |why: String| Err(LedgerFault::Inconsistent(why));
         let txn = self.store.env.read_txn()?;
-        let mut held: HashMap<RowKey, u128> = HashMap::new();
+        let mut held: HashMap<RowKey, (u128, u32)> = HashMap::new();
         let mut subjects: HashMap<[u8; 25], u64> = HashMap::new();
         let mut infos = 0_u64;
         let mut rows = 0_u64;
@@ -223,7 +223,9 @@ impl Ledger {
                     codec::hold_of(key)?;
                     let (head, keys) = codec::decode_hold(value)?;
                     for row in keys {
-                        *held.entry(row).or_default() += u128::from(head.amount_nusd);
+                        let (sum, count) = held.entry(row).or_default();
+                        *sum += u128::from(head.amount_nusd);
+                        *count += 1;
                     }
                 }
                 Some(&INFO) => {
@@ -233,12 +235,12 @@ impl Ledger {
                 Some(&ROW) => {
                     rows += 1;
                     let row = codec::row_of(key)?;
-                    let balance = codec::decode_row(value)?.1;
+                    let StoredRow { balance, holds, .. } = codec::decode_row(value)?;
                     // The tree is in order, so every hold was seen before the first row.
-                    let sum = held.remove(&row).unwrap_or_default();
-                    if sum != u128::from(balance.held_nusd) {
+                    let (sum, count) = held.remove(&row).unwrap_or_default();
+                    if sum != u128::from(balance.held_nusd) || count != holds {
                         return wrong(format!(
-                            "row {row:?} holds {}, its holds sum to {sum}",
+                            "row {row:?} says {holds} holds of {}, there are {count} of {sum}",
                             balance.held_nusd
                         ));
                     }
@@ -258,7 +260,7 @@ impl Ledger {
                 _ => return wrong(format!("a record of {} bytes of no kind", key.len())),
             }
         }
-        if let Some((row, sum)) = held.into_iter().next() {
+        if let Some((row, (sum, _))) = held.into_iter().next() {
             return wrong(format!("holds of {sum} on row {row:?}, which does not exist"));
         }
         if infos != rows {
@@ -370,11 +372,10 @@ impl Turn<'_> {
 
     fn drop_row(&mut self, key: &RowKey, copied_txn_id: u64) -> Result<bool, LedgerFault> {
         let row = codec::of_row(ROW, key);
-        let Some((txn_id, balance)) = self.get(&row)?.map(codec::decode_row).transpose()?
-        else {
+        let Some(stored) = self.get(&row)?.map(codec::decode_row).transpose()? else {
             return Ok(false);
         };
-        if balance.held_nusd > 0 || txn_id > copied_txn_id {
+        if stored.holds > 0 || stored.txn_id > copied_txn_id {
             return Ok(false);
         }
         self.delete(&row)?;

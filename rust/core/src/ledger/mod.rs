@@ -207,8 +207,8 @@ impl Ledger {
         let txn = self.store.env.read_txn()?;
         match self.store.records.get(&txn, &codec::of_row(ROW, key))? {
             Some(bytes) => {
-                let (_, balance) = codec::decode_row(bytes)?;
-                Ok(Some(self.view(&txn, *key, balance)?))
+                let row = codec::decode_row(bytes)?;
+                Ok(Some(self.view(&txn, *key, row.balance)?))
             }
             None => Ok(None),
         }
@@ -234,9 +234,9 @@ impl Ledger {
         let mut seen_txn_id = None;
         self.scan(ROW, |txn, key, value| {
             seen_txn_id.get_or_insert(txn.id() as u64);
-            let (changed_txn_id, balance) = codec::decode_row(value)?;
-            if changed_txn_id > txn_id {
-                views.push(self.view(txn, codec::row_of(key)?, balance)?);
+            let row = codec::decode_row(value)?;
+            if row.txn_id > txn_id {
+                views.push(self.view(txn, codec::row_of(key)?, row.balance)?);
             }
             Ok(())
         })?;

@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use heed::{PutFlags, RwTxn};
 
-use super::codec::{self, COUNT, HoldHead, INFO, ROW};
+use super::codec::{self, COUNT, HoldHead, INFO, ROW, StoredRow};
 use super::env::Store;
 use super::row::{Balance, BudgetId, RowKey, SubjectId};
 use super::watch::Watch;
@@ -37,6 +37,7 @@ pub(super) struct Scratch {
 struct CachedRow {
     key: RowKey,
     balance: Balance,
+    holds: u32,
     is_new: bool,
     is_changed: bool,
 }
@@ -184,6 +185,7 @@ impl<'l> Turn<'l> {
             self.make(place, row)?;
             let cached = &mut self.scratch.rows[place];
             cached.balance.held_nusd += amount_nusd;
+            cached.holds += 1;
             cached.is_changed = true;
         }
         Ok(())
@@ -240,10 +242,11 @@ impl<'l> Turn<'l> {
         self.scratch.keys.clear();
         for row in keys {
             let place = self.load(&row)?;
-            let Balance { spent_nusd, held_nusd, .. } = self.scratch.rows[place].balance;
-            if held_nusd < head.amount_nusd {
+            let CachedRow { balance: Balance { spent_nusd, held_nusd, .. }, holds, .. } =
+                self.scratch.rows[place];
+            if held_nusd < head.amount_nusd || holds == 0 {
                 return Err(LedgerFault::Inconsistent(format!(
-                    "row {row:?} holds {held_nusd}, but one hold on it is {}",
+                    "row {row:?} says {holds} holds of {held_nusd}, one of them is {}",
                     head.amount_nusd
                 )));
             }
@@ -260,6 +263,7 @@ impl<'l> Turn<'l> {
         let Scratch { rows, keys, .. } = &mut *self.scratch;
         for place in keys.iter() {
             let row = &mut rows[*place];
+            row.holds -= 1;
             let balance = &mut row.balance;
             balance.held_nusd -= head.amount_nusd;
             balance.spent_nusd += charge_nusd;
@@ -305,6 +309,12 @@ impl<'l> Turn<'l> {
         Ok(committed?)
     }
 
+    /// Whether a live hold names the row.
+    pub(super) fn is_held(&mut self, key: &RowKey) -> Result<bool, LedgerFault> {
+        let place = self.load(key)?;
+        Ok(self.scratch.rows[place].holds > 0)
+    }
+
     /// Change a row outside of holds: what the keeper sets and adds.
     pub(super) fn change(
         &mut self,
@@ -343,13 +353,15 @@ impl<'l> Turn<'l> {
         }
         let store = self.store;
         let found = match store.records.get(self.txn()?, &codec::of_row(ROW, key))? {
-            Some(bytes) => Some(codec::decode_row(bytes)?.1),
+            Some(bytes) => Some(codec::decode_row(bytes)?),
             None => None,
         };
+        let StoredRow { balance, holds, .. } = found.unwrap_or_default();
         let place = self.scratch.rows.len();
         self.scratch.rows.push(CachedRow {
             key: *key,
-            balance: found.unwrap_or_default(),
+            balance,
+            holds,
             is_new: found.is_none(),
             is_changed: false,
         });
@@ -428,7 +440,8 @@ pub(super) enum Cause {
 fn write(store: &Store, mut txn: RwTxn<'_>, rows: &[CachedRow]) -> heed::Result<()> {
     let id = txn.id() as u64;
     for row in rows.iter().filter(|row| row.is_changed) {
-        let bytes = codec::encode_row(&row.balance, id);
+        let CachedRow { balance, holds, .. } = *row;
+        let bytes = codec::encode_row(&StoredRow { txn_id: id, balance, holds });
         store.records.put(&mut txn, &codec::of_row(ROW, &row.key), &bytes)?;
     }
     txn.commit()

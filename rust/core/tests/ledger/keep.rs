@@ -103,6 +103,17 @@ fn a_window_is_dropped_once_it_is_past_holds_nothing_and_was_copied() {
 }
 
 #[test]
+fn a_row_that_a_hold_of_nothing_names_is_not_dropped() {
+    let mut bench = Bench::new();
+    let row = row_of(BUDGET);
+    bench.hold(1, 0, 0, &[row]);
+    assert_eq!(bench.ledger.drop_past(i64::MAX, u64::MAX).unwrap(), 0);
+    bench.settle(1, 3);
+    assert_eq!(bench.balance(&row.key).spent_nusd, 3);
+    assert_eq!(bench.ledger.drop_past(i64::MAX, u64::MAX).unwrap(), 1);
+}
+
+#[test]
 fn a_window_without_an_end_is_never_dropped() {
     let mut bench = Bench::new();
     let mut row = row_of(BUDGET);
