@@ -286,6 +286,17 @@ def test_a_drained_answer_is_read_to_its_end_and_charged_exactly(
     assert simulator.only()["state"] == "done"
 
 
+def test_an_answer_is_drained_for_as_long_as_its_provider_may_take(
+    gateway: Gateway, simulator: Simulator
+) -> None:
+    # Longer than a caller that leaves in order is waited for.
+    body = question(DRAIN, limit=LIMIT, simulate="tokens=60;first_byte_ms=2600")
+    with RawClient(gateway.port) as client:
+        client.send(post(body, headers=tags("drained-late")))
+        simulator.wait_request(lambda _request: True)
+    assert spent(gateway, "case", "drained-late") == usd(60)
+
+
 @pytest.mark.parametrize(("model", "tokens"), [(TOK, LIMIT), (GEN, CANCEL_TOKENS), (DRAIN, 60)])
 def test_a_caller_of_a_whole_answer_that_vanishes_is_charged_too(
     gateway: Gateway, simulator: Simulator, model: str, tokens: int

@@ -38,7 +38,7 @@ use crate::scan::{Facts, IDENTIFIER_BYTES_MAX};
 use crate::snapshot::{Provider, Snapshot};
 use crate::sse::Follower;
 use crate::subject::{Endpoint, RateState, Subject};
-use crate::usage::Usage;
+use crate::usage::{Usage, usage_of_tail};
 
 pub use hold::{BudgetShown, Matched, Stopped, Tally, Verdict};
 pub(crate) use hold::{Evidence, Hold};
@@ -57,6 +57,9 @@ pub const INTERIM_ANSWERS_MAX: u32 = 16;
 
 /// Kept of one streamed answer for the trace.
 pub const STREAM_KEPT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Kept of the end of an answer that is too large to be held: its usage stands there.
+const TAIL_BYTES_MAX: usize = 16 * 1024;
 
 /// What the record says where the caller hung up.
 const CLIENT_CLOSED: (&str, &str, &str) =
@@ -690,6 +693,7 @@ impl Plan {
             let decoded = std::mem::take(&mut self.decoded);
             let mut out = Vec::with_capacity(decoded.len() + 32);
             self.relay(delimited, &decoded, &mut out);
+            self.keep_tail(&decoded);
             self.decoded = decoded;
             if complete {
                 return self.complete_passing(gate, request_body, delimited, out, now_us);
@@ -715,8 +719,19 @@ impl Plan {
             return Step::More;
         }
         let mut out = Vec::new();
+        let head = self.held.len().saturating_sub(TAIL_BYTES_MAX);
+        let tail = self.held[head..].to_vec();
         self.begin_passing(false, &mut out);
+        self.held = tail;
         Step::Write(out)
+    }
+
+    /// Keep the end of what is passed on where nothing else is held any more.
+    fn keep_tail(&mut self, bytes: &[u8]) {
+        self.held.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES_MAX)..]);
+        if self.held.len() > 2 * TAIL_BYTES_MAX {
+            self.held.drain(..self.held.len() - TAIL_BYTES_MAX);
+        }
     }
 
     /// The whole answer is there: price it, write our head, record it.
@@ -816,6 +831,7 @@ impl Plan {
                 usage_of_encoded(encoding, &kept, is_sse)
             }
             Some(_) => None,
+            None if self.follower.is_none() => usage_of_tail(&self.held),
             None => self.follower.as_ref().and_then(Follower::last_usage),
         };
         self.settle(Outcome::Ok, Evidence::Whole(usage, &kept), now_us);

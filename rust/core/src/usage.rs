@@ -134,6 +134,14 @@ pub fn usage_of_answer(body: &[u8]) -> Option<Usage> {
     report.usage()
 }
 
+/// The usage in an answer of which only the end is there; None if it does not stand in that.
+#[must_use]
+pub fn usage_of_tail(tail: &[u8]) -> Option<Usage> {
+    let at = memchr::memmem::rfind(tail, b"\"usage\"")?;
+    // Read as members of the outermost object: further in, it would close more than it opened.
+    usage_of_answer(&[b"{", &tail[at..]].concat())
+}
+
 /// What one JSON object (an answer, or an event of a stream) says about usage.
 #[derive(Debug, Default)]
 pub(crate) struct Report {

@@ -577,3 +577,21 @@ fn what_is_free_costs_nothing_also_where_its_usage_is_not_known() {
     assert_eq!(bench.record()["cost"]["total_usd"], "0.000000000");
     assert!(bench.gate.ledger_rows().unwrap().is_empty());
 }
+
+#[test]
+fn usage_at_the_end_of_an_answer_that_is_too_large_to_be_held_is_read() {
+    let said = said(&"\\\"usage\\\": {} ".repeat(1 << 18));
+    let end = ",\"usage\":{\"prompt_tokens\":10,\"completion_tokens\":5},\"object\":\"chat\"}";
+    let nested = ",\"x\":{\"usage\":{\"prompt_tokens\":0,\"completion_tokens\":0}}}";
+    for (end, is_told) in [(end, true), (nested, false)] {
+        let answer = json_answer(&format!("{}{end}", &said[..said.len() - 1]));
+        for piece_bytes in [1000, 1 << 20] {
+            let mut bench = Bench::new(&counting());
+            let mut plan = held(&mut bench, &long_chat(false));
+            let pieces: Vec<&[u8]> = answer.chunks(piece_bytes).collect();
+            assert_eq!(bench.feed(&mut plan, &pieces, START_US).1, Step::Done(Vec::new()));
+            let (spent, held) = bench.settled();
+            assert_eq!((spent == CHARGE_NUSD, held), (is_told, 0), "{spent}");
+        }
+    }
+}
