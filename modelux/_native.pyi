@@ -28,6 +28,7 @@ __all__ = [
     "LedgerInconsistentError",
     "LedgerNotOursError",
     "Local",
+    "ModelInfo",
     "Need",
     "Plan",
     "Redactor",
