@@ -354,6 +354,32 @@ def own_price(model: types.ModelInfo) -> str | None:
     return tier_of(*(None if rate is None else rate / 1_000_000 for rate in rates))
 
 
+def own_service_tiers(model: types.ModelInfo) -> Info:
+    """The service tiers of a model by the other package, where its prices have no steps.
+
+    Of prices that follow one another the lowest is the base: a factor is never too small then.
+    """
+    prices = model.prices
+    known = [prices] if isinstance(prices, types.ModelPrice) else [one.prices for one in prices]
+    tiers: Info = {}
+    for variant in model.price_variants or ():
+        tier = variant.when.get("service_tier")
+        if tier not in {"flex", "priority"}:
+            continue
+        parts = [
+            math.ceil(theirs / standard * STANDARD)
+            for base in known
+            for theirs, standard in (
+                (variant.prices.input_mtok, base.input_mtok),
+                (variant.prices.output_mtok, base.output_mtok),
+            )
+            if isinstance(theirs, Decimal) and isinstance(standard, Decimal) and standard
+        ]
+        if parts:
+            tiers[tier] = max(parts)
+    return tiers
+
+
 def written_vendor(vendor: str, models: Mapping[str, Entry]) -> str:
     """Write one vendor: its names, and what holds for one that is only known by its price."""
     named = dict(vendor_models(vendor, models))
@@ -364,13 +390,19 @@ def written_vendor(vendor: str, models: Mapping[str, Entry]) -> str:
         found = next((model for model in priced if model.is_match(name)), None)
         if found is not None:
             first[name] = callable_name(found)
+    # What only a few models have, by request, is not assumed of one that nobody knows.
+    dearest = dearest_tiers(list(named.values()))
+    tiers = {tier: value for tier, value in dearest.items() if tier == "priority"}
     priced_as: dict[str, Info] = {}
     for model in priced:
         key = callable_name(model)
         names = [name for name, found in first.items() if found == key]
         written = safest([named[name] for name in names], model.context_window)
-        if not names and (most := image_tokens(vendor, key)) is not None:
-            written["image_tokens_max"] = most
+        if not names:
+            if (most := image_tokens(vendor, key)) is not None:
+                written["image_tokens_max"] = most
+            if own := tiers | own_service_tiers(model):
+                written["service_tiers"] = own
         if "tier" not in written and (tier := own_price(model)):
             written["tier"] = tier
         for start, corrected in CORRECTIONS.get(vendor, {}).items():
@@ -381,12 +413,9 @@ def written_vendor(vendor: str, models: Mapping[str, Entry]) -> str:
     for name, written in named.items():
         # The price catalogue counts the whole window where the other counts its input.
         window = whole(priced_as.get(first.get(name, ""), {}).get("context_tokens"))
-        own = whole(written.get("context_tokens"))
-        if window and (own is None or window > own):
+        stated = whole(written.get("context_tokens"))
+        if window and (stated is None or window > stated):
             written["context_tokens"] = window
-    # What only a few models have, by request, is not assumed of one that nobody knows.
-    dearest = dearest_tiers(list(named.values()))
-    tiers = {tier: value for tier, value in dearest.items() if tier == "priority"}
     named.update(corrected_alone(vendor, named, priced))
     same = {name for name, found in first.items() if named[name] == priced_as.get(found)}
     rows = {name: written for name, written in sorted(named.items()) if name not in same}
