@@ -27,6 +27,7 @@ class How(StrEnum):
     RATIO = "ratio"
     ADDED = "added"
     ADDED_RATIO = "added_ratio"
+    OVER_PEER = "over_peer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +130,8 @@ def _of_round(figure: Figure, rows: Rows, round_: int) -> float | None:
             result = _ratio(ours, peers)
         case How.ADDED:
             result = _minus(ours, direct)
+        case How.OVER_PEER:
+            result = _minus(ours, peers)
         case How.ADDED_RATIO:
             result = _ratio(_minus(ours, direct), _minus(peers, direct))
     return None if result is None else result * figure.scale

@@ -57,8 +57,9 @@ def options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--targets",
-        default="direct,nginx,modelux",
-        help="of direct, nginx, nginx2 (a second nginx, to test the harness), modelux",
+        default="direct,nginx,modelux,uncapped",
+        help="of direct, nginx, nginx2 (a second nginx, to test the harness), modelux, "
+        "uncapped (modelux without budgets)",
     )
     parser.add_argument("--only", default="", help="scenarios by name, comma-separated")
     parser.add_argument(

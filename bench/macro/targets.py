@@ -247,7 +247,32 @@ retry_on = ["429", "5xx", "timeout"]
 [prices."plain/gpt-4o-mini"]
 input_usd_per_mtok = 0.15
 output_usd_per_mtok = 0.60
+
+[prices."plain/gpt-4o"]
+input_usd_per_mtok = 2.50
+output_usd_per_mtok = 10.00
+{budgets}"""
+
+_BUDGETS: Final = """
+[[budgets]]
+name = "all"
+scope = { type = "organization" }
+cap_usd = 9000000
+
+[[budgets]]
+name = "project"
+scope = { type = "project", id = "default" }
+cap_usd = 9000000
+period = "daily"
+timezone = "Europe/Berlin"
+
+[[budgets]]
+name = "team"
+scope = { type = "tag", key = "team", value = "ml" }
+cap_usd = 9000000
+period = "weekly"
 """
+"""Three caps that every request counts against and none comes near."""
 
 _TLS_PROVIDER: Final = """
 [providers.tls]
@@ -284,8 +309,11 @@ class ModeluxFiles:
     has_tls: bool
 
 
-def write_modelux(folder: Path, backends: Backends) -> ModeluxFiles:
-    """Write a configuration with everything on: key, tags, fallback, prices, bodies."""
+def write_modelux(folder: Path, backends: Backends, *, capped: bool = True) -> ModeluxFiles:
+    """Write a configuration with everything on: key, tags, fallback, prices, budgets, bodies.
+
+    Not `capped`, it has no budgets: the difference is what they cost.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     port, control_port = processes.free_port(), processes.free_port()
     files = ModeluxFiles(
@@ -307,6 +335,7 @@ def write_modelux(folder: Path, backends: Backends) -> ModeluxFiles:
             plain_port=backends.plain_port,
             tls_provider=_TLS_PROVIDER.format(**tls) if files.has_tls else "",
             tls_route=_TLS_ROUTE if files.has_tls else "",
+            budgets=_BUDGETS if capped else "",
         )
     )
     return files
@@ -334,10 +363,15 @@ def serving(
 
 @contextlib.contextmanager
 def modelux(
-    folder: Path, backends: Backends, *, name: str = "modelux", writer_cpu: int | None = None
+    folder: Path,
+    backends: Backends,
+    *,
+    name: str = "modelux",
+    writer_cpu: int | None = None,
+    capped: bool = True,
 ) -> Iterator[Target]:
     """`modelux serve` with one worker and everything on."""
-    files = write_modelux(folder, backends)
+    files = write_modelux(folder, backends, capped=capped)
     with removed_after(files.state_dir), serving(files) as child:
         wait_until_answering(files, child)
         roles = modelux_roles(child.pid)
@@ -377,6 +411,8 @@ def make(
             return nginx(folder, backends, name=name)
         case "modelux":
             return modelux(folder, backends, writer_cpu=writer_cpu)
+        case "uncapped":
+            return modelux(folder, backends, name=name, writer_cpu=writer_cpu, capped=False)
         case _:
             raise ValueError(f"`{name}` is no target")
 
