@@ -318,9 +318,12 @@ impl Plan {
             leaf.max_cost_nusd,
         )?;
         // A caller's limit that nothing can pay for is no bound either.
-        match bound.at(limit) {
-            Some(_) => Ok(bound),
-            None => Err(BoundFault::Unbounded("its worst case is more than can be counted")),
+        match (bound.at(limit), leaf.max_cost_nusd) {
+            (Some(_), _) => Ok(bound),
+            (None, Some(nusd)) => Ok(Bound::fixed(nusd)),
+            (None, None) => {
+                Err(BoundFault::Unbounded("its worst case is more than can be counted"))
+            }
         }
     }
 

@@ -595,3 +595,18 @@ fn usage_at_the_end_of_an_answer_that_is_too_large_to_be_held_is_read() {
         }
     }
 }
+
+#[test]
+fn a_limit_beyond_all_counting_is_held_by_what_the_target_may_cost() {
+    let body = json!({"model": "@prod", "messages": [], "max_tokens": 1_u64 << 60});
+    let mut document = capped(RICH, &json!({}));
+    let mut bench = Bench::new(&document);
+    let plan = bench.plan(&chat("", &body));
+    assert_eq!(plan.stopped().unwrap().code, "cost_unbounded");
+    let mut dear = target(0, "m");
+    dear["max_cost_nusd"] = json!(5_000_000);
+    document["routes"][0]["versions"][1]["config"] = fallback(&[dear], &json!({}));
+    let mut bench = Bench::new(&document);
+    let plan = held(&mut bench, &chat("", &body));
+    assert_eq!(amount(&plan), 5_000_000);
+}
