@@ -360,9 +360,11 @@ def test_reloads_valid_and_invalid_fail_no_request_of_a_thousand(start: Start) -
         assert len(flowing.answers) >= 1000
         assert flowing.failures == []
         expect_served(flowing.answers)
-        # What the invalid files said has changed nothing: version 6 is the last valid one.
-        shown = call(gateway.port, chat_body("@production"))
-        assert shown.header("x-modelux-config") == "@production (v6)"
+        # What the invalid files said has changed nothing: version 6 is the last valid one, and
+        # each worker takes it up at its next look.
+        shown = partial(call, gateway.port, chat_body("@production"))
+        last = "@production (v6)"
+        until(lambda: shown().header("x-modelux-config") == last, what="the last valid version")
         assert [event["fault"] for event in events(gateway, "reload_refused")]
 
 
