@@ -82,8 +82,7 @@ def work(folder: Path, slot: int, rate: float, seconds: float) -> int:
     while mono_us() < until_us:
         due_us += chance.expovariate(rate) * US_PER_S
         # A gap that is late already is not slept: requests do not wait for one another.
-        if due_us > mono_us():
-            pause_s((due_us - mono_us()) / US_PER_S)
+        pause_s(max(0.0, due_us - mono_us()) / US_PER_S)
         seq += 1
         began_us = mono_us()
         ledger.turn(steps(keys, seq, place))
