@@ -29,7 +29,7 @@ fn is_strict_object(body: &[u8]) -> bool {
 }
 
 /// The same text with `NaN`, `Infinity` and `-Infinity` outside of strings made zeros.
-fn without_odd_numbers(body: &[u8]) -> Vec<u8> {
+pub(crate) fn without_odd_numbers(body: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(body.len());
     let mut rest = body;
     let mut in_string = false;

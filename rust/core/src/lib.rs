@@ -3,10 +3,13 @@
 #![deny(unsafe_code)]
 
 pub mod answer;
+pub mod answers;
 pub mod attempt;
+pub mod backoff;
 pub mod bound;
 pub mod budget;
 pub mod cells;
+pub mod chance;
 pub mod chunked;
 mod date;
 pub mod digits;
