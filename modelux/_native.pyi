@@ -98,6 +98,134 @@ class Cells:
     def take(self, key: int, now_us: int, rpm: int, burst: int) -> tuple[bool, int, int, int]:
         """Return allowed, remaining, reset_us, retry_after_us."""
 
+# --- live.rs -------------------------------------------------------------------------------
+
+@final
+class LiveTarget:
+    """A target: its breaker, what is in flight, and how it fared in the last five minutes."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def state(self) -> str:
+        """Return `closed`, `open` or `half_open`."""
+
+    @property
+    def since_us(self) -> int:
+        """Return when that began, on the monotonic clock; 0: it was never otherwise."""
+
+    @property
+    def until_us(self) -> int | None:
+        """Return when an open one may be probed; None: it is not open."""
+
+    @property
+    def error_rate(self) -> float | None:
+        """Return the share of failures of the last 30 s; None without a result."""
+
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def last_used_us(self) -> int: ...
+    @property
+    def attempts(self) -> int:
+        """Return how many have begun since the entry was made."""
+
+    @property
+    def ok(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def p50_ttft_ms(self) -> float | None: ...
+    @property
+    def p95_ttft_ms(self) -> float | None: ...
+    @property
+    def p99_ttft_ms(self) -> float | None: ...
+    @property
+    def p50_latency_ms(self) -> float | None: ...
+    @property
+    def p95_latency_ms(self) -> float | None: ...
+    @property
+    def p99_latency_ms(self) -> float | None: ...
+    @property
+    def averages(self) -> list[tuple[str, float | None, float | None]]:
+        """Return size class, TTFT and total in µs, of the classes that have samples."""
+
+@final
+class LiveCredential:
+    """A credential that a provider has refused or asked to wait, now or before."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def credential(self) -> str: ...
+    @property
+    def rejected_until_us(self) -> int | None: ...
+    @property
+    def cooling_until_us(self) -> int | None: ...
+
+@final
+class LiveMark:
+    """How often a node of a routing config was chosen."""
+
+    @property
+    def hits(self) -> int: ...
+    @property
+    def last_unix_s(self) -> int: ...
+    @property
+    def null_run(self) -> int: ...
+
+@final
+class Live:
+    """Health and latency of providers, shared by all processes of one node.
+
+    Times are on the monotonic clock. Workers write it from within their gates; the calls here
+    that write are for tests. A result is `ok`, `failed` or `neutral`, else a `KeyError`.
+    """
+
+    @staticmethod
+    def file_bytes(workers: int) -> int: ...
+    @staticmethod
+    def open_or_create(path: str | PathLike[str], boot_id: str, workers: int) -> Live:
+        """Keep what lies there if it is of this boot and layout; else make it anew."""
+
+    @staticmethod
+    def open(path: str | PathLike[str]) -> Live: ...
+    @property
+    def workers(self) -> int: ...
+    def targets(self, now_us: int) -> list[LiveTarget]: ...
+    def credentials(self, now_us: int) -> list[LiveCredential]: ...
+    def mark(self, name: str) -> LiveMark | None: ...
+    def clear_worker(self, worker: int) -> None:
+        """Say that nothing is in flight in this worker slot."""
+
+    def began(self, provider: str, model: str, worker: int, now_us: int) -> None: ...
+    def ended(self, provider: str, model: str, worker: int) -> None: ...
+    def latency(
+        self,
+        provider: str,
+        model: str,
+        input_tokens: int,
+        ttft_us: int,
+        total_us: int,
+        now_us: int,
+    ) -> None: ...
+    def report(
+        self, provider: str, model: str, result: str, began_us: int, now_us: int
+    ) -> tuple[str, str] | None:
+        """Return the states before and after, if that changed."""
+
+    def take_probe(self, provider: str, model: str, now_us: int) -> bool: ...
+    def cool(
+        self, provider: str, model: str, credential: str, until_us: int, now_us: int
+    ) -> None: ...
+    def reject_credential(
+        self, provider: str, credential: str, secret_hash: int, now_us: int
+    ) -> None: ...
+    def touch(self, name: str, unix_s: int) -> None: ...
+    def null_run(self, name: str, is_null: bool) -> int: ...  # noqa: FBT001
+
 # --- gate.rs -------------------------------------------------------------------------------
 
 VERDICT_GO: Final[int]
@@ -285,6 +413,7 @@ class Gate:
         generation: int,
         seed: tuple[int, int],
         ledger_dir: str | PathLike[str] | None = None,
+        live_path: str | PathLike[str] | None = None,
     ) -> Gate: ...
     def load(self, snapshot: bytes, secrets: dict[str, str]) -> None: ...
     def begin(

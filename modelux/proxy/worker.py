@@ -32,7 +32,7 @@ from modelux.proxy.shell import Shell, Times
 from modelux.proxy.turns import Turns
 from modelux.proxy.upstream import Origin, Pool, Resolver
 from modelux.proxy.wheel import TICK_US, Wheel
-from modelux.store.layout import CELLS_FILE, RING_PREFIX, SPILL_DIRECTORY, boot_id
+from modelux.store.layout import CELLS_FILE, LIVE_FILE, RING_PREFIX, SPILL_DIRECTORY, boot_id
 from modelux.store.snapshot import SnapshotReader
 from modelux.units import US_PER_MS, US_PER_S
 
@@ -150,6 +150,7 @@ class Worker:
                 int.from_bytes(os.urandom(8), "little"),
             ),
             ledger_dir=arguments.state_dir,
+            live_path=arguments.state_dir / LIVE_FILE,
         )
         cells = Cells.open(cells_path)
         cells.set("worker_snapshot", self._generation, arguments.slot)

@@ -7,6 +7,7 @@ state_dir (tmpfs)                       data_dir (disk)
   ledger.mdb   LMDB: balances, holds      ledger.db    their copy on disk
   slots.G      holds of generation G      generations  what worker generations are used up
   cells        mapped counters            control.db, traces/, spill/
+  live         health and latency
   ring.S.G     traces of slot S
   metrics.json from the trace writer
 ```
@@ -20,6 +21,8 @@ LAYOUT_VERSION: Final = 2
 
 STATE_MAP_FILE: Final = "state.mdb"
 CELLS_FILE: Final = "cells"
+LIVE_FILE: Final = "live"
+"""Kept over restarts as long as boot and layout are the same, which its header says."""
 METRICS_FILE: Final = "metrics.json"
 STAMP_FILE: Final = "stamp"
 RING_PREFIX: Final = "ring."

@@ -4,7 +4,7 @@ By default a directory on the tmpfs at `/dev/shm`, named by the hash of `data_di
 disk stall a worker for milliseconds. Where the sizes do not fit there, one in `data_dir`
 serves, with a warning. A stamp names the boot and the layout that wrote the directory; what
 another boot or layout wrote is removed, save the rings, which the trace writer drains, and the
-ledger with its slots, which have a stamp of their own.
+ledger with its slots and the live state, which say themselves what wrote them.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from modelux._native import Live
 from modelux.errors import StoreError
 from modelux.limits import MIB
 from modelux.store.env import discard_env
@@ -42,7 +43,7 @@ SLOTS_BYTES: Final = 256 * 1024
 RING_GENERATIONS: Final = 2
 """Rings a slot may have at once: a dead worker's, not yet drained, and its successor's."""
 OTHER_BYTES: Final = 4 * MIB
-"""Cells with the rate-limit table, stamps, metrics."""
+"""Cells with the rate-limit table, stamps, metrics; the live state is counted apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +134,8 @@ def _check_room(path: Path, sizes: StateSizes) -> int:
     ledger_bytes = sizes.map_bytes or min(MAP_BYTES_MAX, mount_bytes // MAP_SHARE)
     rings_bytes = sizes.workers * sizes.ring_bytes
     worker_bytes = RING_GENERATIONS * (rings_bytes + sizes.workers * SLOTS_BYTES)
-    need_bytes = ledger_bytes + _snapshot_bytes(ledger_bytes) + worker_bytes + OTHER_BYTES
+    shared_bytes = Live.file_bytes(sizes.workers) + OTHER_BYTES
+    need_bytes = ledger_bytes + _snapshot_bytes(ledger_bytes) + worker_bytes + shared_bytes
     if sizes.map_bytes and sizes.map_bytes < LEDGER_BYTES_MIN:
         raise StoreError(
             f"`server.state_map_bytes` is {sizes.map_bytes}: the ledger needs at least "

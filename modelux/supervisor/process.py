@@ -23,13 +23,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar, final
 
-from modelux._native import Cells
+from modelux._native import Cells, Live
 from modelux.clock import mono_us, pause_s, unix_us
 from modelux.errors import ConfigError, StoreError
 from modelux.log import Log
 from modelux.store.env import create_env
 from modelux.store.generations import Generations
-from modelux.store.layout import CELLS_FILE
+from modelux.store.layout import CELLS_FILE, LIVE_FILE, boot_id
 from modelux.store.snapshot import SnapshotStore
 from modelux.store.state import StateDir, StateSizes, generation_max, prepare_state_dir
 from modelux.supervisor.accounts import Accounts, Place
@@ -95,6 +95,7 @@ class Shared:
     state: StateDir
     store: SnapshotStore
     cells: Cells
+    live: Live
     listeners: list[socket.socket]
     control_listener: socket.socket
     parent_fd: int
@@ -179,6 +180,7 @@ class Supervisor:
             self._log.warning("state_dir_on_disk", why=state.warning)
         store = SnapshotStore(create_env(state.path, state.map_bytes))
         cells = Cells.create(state.path / CELLS_FILE, options.workers)
+        live = Live.open_or_create(state.path / LIVE_FILE, boot_id(), options.workers)
         keeper = self._make_keeper(state)
         ticket = keeper.prepare(self._source.orders())
         parent_fd, _ = _silent_pipe()
@@ -186,6 +188,7 @@ class Supervisor:
             state=state,
             store=store,
             cells=cells,
+            live=live,
             listeners=_bind_soon(lock, lambda: bind_shared(options.listen, options.workers)),
             control_listener=_bind_soon(lock, lambda: bind_single(options.control_listen)),
             parent_fd=parent_fd,
@@ -350,6 +353,7 @@ class Supervisor:
             self._check_readers(shared, now_us)
             if child in self._workers:
                 shared.keeper.died(child.generation)
+                shared.live.clear_worker(self._workers.index(child))
             if self._is_expected(child):
                 child.retire()
                 self._log.debug("ended", child=death.name, child_pid=death.pid, why=death.why)
@@ -400,6 +404,7 @@ class Supervisor:
             child.generation = shared.generations.next()
             for gauge in GAUGES:
                 shared.cells.set(gauge, 0, slot)
+            shared.live.clear_worker(slot)
             program = self._worker_program(shared, slot, child.generation)
         try:
             child.start(program, self._options.environ, now_us)

@@ -15,6 +15,7 @@ use crate::holds::Holds;
 use crate::ids::Ids;
 use crate::learnt::Learnt;
 use crate::ledger::{LedgerFault, RowView};
+use crate::live::Live;
 use crate::pricing::Catalogue;
 use crate::record;
 use crate::request::{Place, Request, allows_model, allows_route, shown_path};
@@ -93,6 +94,8 @@ pub struct Gate {
     pub(crate) ring: RingWriter,
     holds: Holds,
     learnt: Rc<Learnt>,
+    /// Health, latency and what else all workers know of providers.
+    pub(crate) live: Rc<Live>,
     /// Room for one record, used again and again.
     pub(crate) scratch: Vec<u8>,
     in_flight: Rc<StdCell<u32>>,
@@ -108,6 +111,7 @@ impl Gate {
         cells: Cells,
         ring: RingWriter,
         holds: Holds,
+        live: Live,
         seed: [u64; 2],
     ) -> Self {
         Self {
@@ -117,6 +121,7 @@ impl Gate {
             ring,
             holds,
             learnt: Rc::default(),
+            live: Rc::new(live),
             scratch: Vec::with_capacity(4096),
             in_flight: Rc::new(StdCell::new(0)),
             ids: Ids::new(seed),
@@ -131,6 +136,12 @@ impl Gate {
     /// One turn of the ledger: settle what is due, and decide on every plan that waits.
     pub fn turn(&mut self, plans: &mut [&mut Plan], now_us: u64, unix_us: u64) {
         self.holds.turn(plans, now_us, unix_us);
+    }
+
+    /// Health, latency and what else all workers know of providers.
+    #[must_use]
+    pub fn live(&self) -> &Live {
+        &self.live
     }
 
     /// Does a settle wait for a turn.

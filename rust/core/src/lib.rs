@@ -7,6 +7,7 @@ pub mod answers;
 pub mod attempt;
 pub mod backoff;
 pub mod bound;
+pub mod breaker;
 pub mod budget;
 pub mod cells;
 pub mod chance;
@@ -24,6 +25,7 @@ pub mod inflate;
 pub mod json;
 pub mod learnt;
 pub mod ledger;
+pub mod live;
 #[expect(unsafe_code, reason = "the one place where memory is shared with other processes")]
 mod mapped;
 pub mod models;

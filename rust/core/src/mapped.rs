@@ -10,7 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
@@ -64,11 +64,40 @@ impl MappedFile {
         Self::map(file, bytes)
     }
 
+    /// Map the file at `path`, made `bytes` long if it is shorter; pages come as they are touched.
+    ///
+    /// For a table that is mostly empty: its room is reserved, but a process takes into its own
+    /// memory only what it uses.
+    pub(crate) fn open_sparse(path: &Path, bytes: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        let found = file.metadata()?.len();
+        if found < bytes {
+            reserve(&file, bytes)?;
+        }
+        Self::map_sparse(file, found.max(bytes).max(1))
+    }
+
+    /// `bytes` of zeroes that have no name and belong to this process alone.
+    pub(crate) fn private(bytes: u64) -> io::Result<Self> {
+        // SAFETY: the name is a C string that lives for the whole call.
+        let descriptor = unsafe { libc::memfd_create(c"modelux".as_ptr(), libc::MFD_CLOEXEC) };
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made, and nobody else knows it.
+        let file = unsafe { File::from_raw_fd(descriptor) };
+        file.set_len(bytes)?;
+        Self::map_sparse(file, bytes)
+    }
+
     fn map(file: File, bytes: u64) -> io::Result<Self> {
-        let length = usize::try_from(bytes)
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too big to map"))?;
         // Populated at once, so that no request pays for the first touch of a page.
-        let map = MmapOptions::new().len(length).populate().map_raw(&file)?;
+        let map = MmapOptions::new().len(length_of(bytes)?).populate().map_raw(&file)?;
+        Ok(Self { map, file })
+    }
+
+    fn map_sparse(file: File, bytes: u64) -> io::Result<Self> {
+        let map = MmapOptions::new().len(length_of(bytes)?).map_raw(&file)?;
         Ok(Self { map, file })
     }
 
@@ -186,6 +215,11 @@ impl Unnamed {
         std::fs::rename(&self.temporary, &self.path)?;
         Ok(self.mapped)
     }
+}
+
+fn length_of(bytes: u64) -> io::Result<usize> {
+    usize::try_from(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "too big to map"))
 }
 
 /// Where a file is built before it gets its name.

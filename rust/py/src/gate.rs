@@ -16,6 +16,7 @@ use modelux_core::exchange::{self, Fault, Step, Verdict};
 use modelux_core::fields::{push_config, push_rate};
 use modelux_core::gate::{self, Begin};
 use modelux_core::holds::Holds;
+use modelux_core::live::Live;
 use modelux_core::ring::RingWriter;
 use modelux_core::snapshot::Snapshot;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -162,7 +163,7 @@ fn snapshot_from(document: &[u8], secrets: &HashMap<String, String>) -> PyResult
 #[pymethods]
 impl Gate {
     #[new]
-    #[pyo3(signature = (snapshot, secrets, catalogue, models, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed, ledger_dir=None))]
+    #[pyo3(signature = (snapshot, secrets, catalogue, models, *, cells_path, ring_path, ring_bytes, spill_dir, spill_bytes_max, boot_id, slot, generation, seed, ledger_dir=None, live_path=None))]
     #[expect(clippy::too_many_arguments, reason = "called once, by keyword")]
     #[expect(clippy::needless_pass_by_value, reason = "what comes from Python is owned")]
     fn new(
@@ -180,6 +181,7 @@ impl Gate {
         generation: u64,
         seed: (u64, u64),
         ledger_dir: Option<PathBuf>,
+        live_path: Option<PathBuf>,
     ) -> PyResult<Self> {
         let snapshot = snapshot_from(snapshot, &secrets)?;
         let catalogue = crate::pricing::read(catalogue, Some(models))?;
@@ -204,7 +206,13 @@ impl Gate {
             }
             None => Holds::default(),
         };
-        let inner = gate::Gate::new(snapshot, catalogue, cells, ring, holds, [seed.0, seed.1]);
+        let live = match live_path {
+            Some(path) => Live::open(&path).and_then(|live| live.as_worker(slot)),
+            None => Live::private(),
+        };
+        let live = live.map_err(os)?;
+        let seed = [seed.0, seed.1];
+        let inner = gate::Gate::new(snapshot, catalogue, cells, ring, holds, live, seed);
         Ok(Self { inner: Rc::new(RefCell::new(inner)) })
     }
 

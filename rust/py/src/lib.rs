@@ -3,6 +3,7 @@
 mod cells;
 mod gate;
 mod ledger;
+mod live;
 mod parse;
 mod pricing;
 mod redact;
@@ -18,6 +19,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
     gate::register(module)?;
     ledger::register(module)?;
+    live::register(module)?;
     parse::register(module)?;
     pricing::register(module)?;
     redact::register(module)?;

@@ -9,6 +9,7 @@ use modelux_core::exchange::{Plan, Step, Verdict};
 use modelux_core::gate::{Begin, Gate, Refused};
 use modelux_core::holds::Holds;
 use modelux_core::ledger::Ledger;
+use modelux_core::live::Live;
 use modelux_core::pricing::Catalogue;
 use modelux_core::ring::{RingReader, RingWriter};
 use modelux_core::snapshot::Snapshot;
@@ -124,6 +125,7 @@ impl Bench {
             Cells::open(&cells_path).unwrap(),
             writer,
             holds,
+            Live::private().unwrap(),
             [1, 2],
         );
         Self { gate, cells, ring, spill, body: Vec::new(), _folder: folder }
