@@ -4,8 +4,8 @@
 cost reads all of it; `metas` has the records themselves, compressed. `tags` is the index of
 tags in the order of time, so the newest with a tag stand at its end. `rollups` sums each minute
 for the report, with histograms for its percentiles; `totals` sums the day for `/metrics`;
-`rings` keeps what drained rings had counted; `events` is what happened to budgets. These four
-outlive the records.
+`rings` keeps what drained rings had counted; `events` is what happened to budgets, and
+`health_events` to targets. These five outlive the records.
 """
 
 import sqlite3
@@ -15,11 +15,11 @@ from typing import Final
 
 from modelux.errors import StoreError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_TIMEOUT_MS: Final = 5_000
 """Two writers meet only while one of them is ending; readers never block anybody (WAL)."""
 
-KEPT_TABLES: Final = ("rollups", "totals", "rings", "events")
+KEPT_TABLES: Final = ("rollups", "totals", "rings", "events", "health_events")
 """What stays of a day when its records go."""
 
 _SCHEMA: Final = """
@@ -85,6 +85,14 @@ CREATE TABLE IF NOT EXISTS events (
   overrun_nusd INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS events_ts_us ON events (ts_us);
+CREATE TABLE IF NOT EXISTS health_events (
+  id TEXT PRIMARY KEY,
+  ts_us INTEGER NOT NULL,
+  provider TEXT NOT NULL, model TEXT NOT NULL,
+  before TEXT NOT NULL, state TEXT NOT NULL,
+  error_permille INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS health_events_ts_us ON health_events (ts_us);
 """
 
 

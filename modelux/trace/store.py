@@ -9,7 +9,7 @@ record comes back to the same file whenever it comes.
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Final, TypeVar, final
 
 import zstandard
 
@@ -18,6 +18,7 @@ from modelux.trace.bodies import PART_BYTES_MAX, BodyPlace, BodyWriter
 from modelux.trace.events import BudgetEvent, insert_events
 from modelux.trace.facts import Facts, parse_facts
 from modelux.trace.files import BodyPart, TraceFiles, day_of, hour_of
+from modelux.trace.health import HealthEvent, insert_health_events
 from modelux.trace.record import RecordError, Trace
 from modelux.trace.rollup import add_rollups, add_totals, load_totals
 from modelux.trace.schema import KEPT_TABLES, is_damaged, open_day
@@ -27,6 +28,8 @@ from modelux.units import UnixUs
 DAYS_OPEN_MAX: Final = 3
 """Yesterday's long streams end today, and a clock may be a little ahead."""
 _IDS_A_QUERY_MAX: Final = 500
+
+Event = TypeVar("Event", BudgetEvent, HealthEvent)
 
 _INSERT: Final = (
     "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -148,13 +151,29 @@ class TraceStore:
         Raises:
             StoreError: They cannot be written; some of them may be stored.
         """
-        by_day: dict[int, list[BudgetEvent]] = {}
+        self._add_by_day(events, insert_events, now_us)
+
+    def add_health_events(self, events: Sequence[HealthEvent], now_us: UnixUs) -> None:
+        """Keep what happened to targets, each event once however often it is said.
+
+        Raises:
+            StoreError: They cannot be written; some of them may be stored.
+        """
+        self._add_by_day(events, insert_health_events, now_us)
+
+    def _add_by_day(
+        self,
+        events: Sequence[Event],
+        insert: Callable[[sqlite3.Connection, Sequence[Event]], None],
+        now_us: UnixUs,
+    ) -> None:
+        by_day: dict[int, list[Event]] = {}
         for event in events:
             by_day.setdefault(day_of(event.ts_us), []).append(event)
         for day, some in by_day.items():
             path = self._files.day_path(day)
             try:
-                insert_events(self._day(day), some)
+                insert(self._day(day), some)
             except sqlite3.Error as failure:
                 # A damaged day goes out of the way, and the same events come again.
                 if is_damaged(failure):

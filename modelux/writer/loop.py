@@ -23,12 +23,14 @@ from modelux.trace.store import Stored, TraceStore
 from modelux.trace.totals import encode_metrics
 from modelux.units import US_PER_MS, US_PER_S, MonoUs, UnixUs
 from modelux.writer.events import EventCourier
+from modelux.writer.health import HealthWatch
 from modelux.writer.options import WriterOptions
 from modelux.writer.rings import RECORDS_A_RING_MAX, Rings
 
 DISCOVER_US: Final = 100 * US_PER_MS
 METRICS_US: Final = 500 * US_PER_MS
 EVENTS_US: Final = 500 * US_PER_MS
+HEALTH_US: Final = 1 * US_PER_S
 RETENTION_US: Final = 60 * US_PER_S
 COMPLAINT_US: Final = 10 * US_PER_S
 """A disk that stays full is said once in a while, not fifty times a second."""
@@ -65,9 +67,10 @@ class TraceWriter:
         )
         self._store.load_totals()
         self._courier = EventCourier(data_dir, self._store)
+        this_boot = boot_id() if options.boot_id is None else options.boot_id
+        self._health = HealthWatch(state_dir, files, self._store, this_boot)
         self._retention = Retention(self._store, files, options.retention)
         self._size_look_bytes = max(1, options.retention.trace_max_bytes // SIZE_LOOKS)
-        this_boot = boot_id() if options.boot_id is None else options.boot_id
         self._rings = Rings(state_dir, spill, this_boot, log)
         self._rings.clean(unix_us())
         self._drained_counts = self._store.ring_counts()
@@ -76,7 +79,7 @@ class TraceWriter:
         self._newest_us = 0
         self._behind_since_us = 0
         self._next_discover_us = self._next_metrics_us = self._next_retention_us = MonoUs(0)
-        self._next_events_us = MonoUs(0)
+        self._next_events_us = self._next_health_us = MonoUs(0)
         self._looked_at_bytes = 0
         self._complained_us = MonoUs(-COMPLAINT_US)
         self._is_frozen = False
@@ -111,6 +114,9 @@ class TraceWriter:
         if now_us >= self._next_events_us:
             self._next_events_us = MonoUs(now_us + EVENTS_US)
             self._carry_events(now_us)
+        if now_us >= self._next_health_us:
+            self._next_health_us = MonoUs(now_us + HEALTH_US)
+            self._watch_health(now_us)
         if now_us >= self._next_metrics_us and not self._is_frozen:
             self._next_metrics_us = MonoUs(now_us + METRICS_US)
             self._tell()
@@ -143,6 +149,7 @@ class TraceWriter:
     def close(self) -> None:
         """Store events, tell the metrics a last time and close every file."""
         self._carry_events(mono_us())
+        self._watch_health(mono_us())
         self._courier.close()
         if not self._is_frozen:
             self._tell()
@@ -234,6 +241,22 @@ class TraceWriter:
         except StoreError as failure:
             # They wait in the ledger's copy; traces go on.
             self.complain(failure, now_us)
+
+    def _watch_health(self, now_us: MonoUs) -> None:
+        try:
+            told = self._health.watch(now_us, self._unix_us())
+        except StoreError as failure:
+            # What changed stays visible in the live state; traces go on.
+            self.complain(failure, now_us)
+            return
+        for event in told:
+            self._log.warning(
+                "provider_health_changed",
+                provider=event.provider,
+                model=event.model,
+                before=event.before,
+                state=event.state,
+            )
 
     def _apply_retention(self) -> None:
         try:
