@@ -12,8 +12,8 @@ from typing import Final
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from modelux._native import Cells
-from modelux.clock import unix_us
+from modelux._native import Cells, Live
+from modelux.clock import mono_us, unix_us
 from modelux.control.budgets import BudgetReader
 from modelux.control.metrics import (
     CELL_SUMS,
@@ -22,6 +22,7 @@ from modelux.control.metrics import (
     Sample,
     render,
     samples_of_budgets,
+    samples_of_targets,
 )
 from modelux.errors import StoreError
 from modelux.limits import KIB
@@ -39,6 +40,7 @@ class Context:
 
     state_dir: Path
     cells: Cells
+    live: Live
     log: Log
 
 
@@ -53,6 +55,7 @@ def make_app(context: Context) -> web.Application:
         samples = [
             *samples_of_cells(context.cells),
             *samples_of_file(context.state_dir),
+            *samples_of_targets(context.live.targets(mono_us()), mono_us()),
             *_budgets_read(context, budgets),
         ]
         return web.Response(

@@ -1,8 +1,9 @@
 """Every metric, declared once, and the Prometheus text made of their values. No I/O.
 
-Values come from two places: sums over traces from the trace writer's file, and cells that
-workers and supervisor count in. The reference page is made from `METRICS`. End users, tags and
-key ids are never labels: a label with unbounded values is a memory leak in every scraper.
+Values come from sums over traces in the trace writer's file, from cells that workers and
+supervisor count in, and from the live state. The reference page is made from `METRICS`. End
+users, tags and key ids are never labels: a label with unbounded values is a memory leak in
+every scraper.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum, unique
 from typing import Final
 
+from modelux._native import LiveTarget
 from modelux.store.budgets import Standing
-from modelux.units import NUSD_PER_USD
+from modelux.units import NUSD_PER_USD, US_PER_S
 
 
 @unique
@@ -57,6 +59,31 @@ METRICS: Final[tuple[Metric, ...]] = (
         Kind.HISTOGRAM,
         ("provider", "model"),
         "From the start of the winning attempt to its first content byte.",
+    ),
+    Metric(
+        "modelux_target_health",
+        Kind.GAUGE,
+        ("provider", "model"),
+        "Breaker of a target in use: 0 closed, 1 half open (one request is probing), 2 open.",
+    ),
+    Metric(
+        "modelux_target_in_flight",
+        Kind.GAUGE,
+        ("provider", "model"),
+        "Attempts under way at a target, over all workers.",
+    ),
+    Metric(
+        "modelux_target_ttft_seconds",
+        Kind.GAUGE,
+        ("provider", "model", "size"),
+        "Moving average to the first content byte, as routing sees it, by size of request: "
+        "`small` (below 1,000 input tokens), `medium` (8,000), `large` (32,000), `huge`.",
+    ),
+    Metric(
+        "modelux_target_total_seconds",
+        Kind.GAUGE,
+        ("provider", "model", "size"),
+        "Moving average to the end of the answer, likewise.",
     ),
     Metric(
         "modelux_budget_cap_usd",
@@ -200,6 +227,35 @@ def samples_of_budgets(found: Iterable[Standing]) -> list[Sample]:
         for name, of_budget in sums.items()
         for metric, amount_nusd in zip(BUDGET_METRICS, of_budget, strict=True)
     ]
+
+
+HEALTH_FIGURES: Final[Mapping[str, int]] = {"closed": 0, "half_open": 1, "open": 2}
+TARGET_IDLE_US: Final = 600 * US_PER_S
+"""A target that is closed and unused for so long is left out: callers may name any model."""
+LABEL_CHARS_MAX: Final = 128
+
+
+def samples_of_targets(targets: Iterable[LiveTarget], now_us: int) -> list[Sample]:
+    """Return health, load and latency of the targets that are in use."""
+    found: list[Sample] = []
+    seen: set[tuple[str, str]] = set()
+    for target in targets:
+        is_idle = not target.attempts or now_us - target.last_used_us > TARGET_IDLE_US
+        name = (target.provider, target.model[:LABEL_CHARS_MAX])
+        if name in seen or (target.state == "closed" and not target.in_flight and is_idle):
+            continue
+        seen.add(name)
+        labels = dict(zip(("provider", "model"), name, strict=True))
+        found.append(Sample("modelux_target_health", labels, HEALTH_FIGURES[target.state]))
+        found.append(Sample("modelux_target_in_flight", labels, target.in_flight))
+        for size, ttft_us, total_us in target.averages:
+            for metric, value_us in (
+                ("modelux_target_ttft_seconds", ttft_us),
+                ("modelux_target_total_seconds", total_us),
+            ):
+                if value_us is not None:
+                    found.append(Sample(metric, labels | {"size": size}, value_us / US_PER_S))
+    return found
 
 
 def render(samples: Sequence[Sample]) -> str:

@@ -14,10 +14,10 @@ from typing import Final
 
 from aiohttp import http_parser, web
 
-from modelux._native import Cells
+from modelux._native import Cells, Live
 from modelux.control.app import Context, make_app
 from modelux.log import Log, open_log
-from modelux.store.layout import CELLS_FILE
+from modelux.store.layout import CELLS_FILE, LIVE_FILE
 
 SHUTDOWN_S: Final = 1.0
 
@@ -70,7 +70,8 @@ def main() -> int:
     listener = socket.socket(fileno=args.listen_fd)
     listener.setblocking(False)  # noqa: FBT003
     cells = Cells.open(args.state_dir / CELLS_FILE)
-    context = Context(state_dir=args.state_dir, cells=cells, log=log)
+    live = Live.open(args.state_dir / LIVE_FILE)
+    context = Context(state_dir=args.state_dir, cells=cells, live=live, log=log)
     asyncio.run(serve(listener, args.parent_fd, context))
     return 0
 

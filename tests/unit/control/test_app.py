@@ -9,13 +9,14 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from modelux._native import Cells, Ledger, row_key
+from modelux._native import Cells, Ledger, Live, row_key
+from modelux.clock import mono_us
 from modelux.control.app import Context, make_app
 from modelux.control.process import check_parser
 from modelux.limits import MIB
 from modelux.log import Log
 from modelux.store.env import create_env
-from modelux.store.layout import CELLS_FILE, METRICS_FILE
+from modelux.store.layout import CELLS_FILE, LIVE_FILE, METRICS_FILE
 from modelux.store.snapshot import SnapshotStore
 
 Answer = tuple[int, str, Mapping[str, str]]
@@ -45,6 +46,7 @@ def context_in(state_dir: Path, lines: list[bytes] | None = None) -> Context:
     return Context(
         state_dir=state_dir,
         cells=Cells.create(state_dir / CELLS_FILE, 2),
+        live=Live.open_or_create(state_dir / LIVE_FILE, "boot", 2),
         log=Log("control", human=False, write=write),
     )
 
@@ -65,6 +67,24 @@ def test_metrics_are_there_before_the_writer_has_written_any(tmp_path: Path) -> 
     assert status == 200
     assert 'modelux_worker_restarts_total{reason="killed"} 3\n' in text
     assert "modelux_in_flight_requests 9\n" in text
+
+
+def test_metrics_show_how_the_targets_in_use_fare(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    now_us = mono_us()
+    context.live.began("openai", "gpt-4o", 1, now_us)
+    context.live.latency("openai", "gpt-4o", 500, 250_000, 1_500_000, now_us)
+    context.live.report("openai", "never-used", "ok", now_us, now_us)
+    for _ in range(5):
+        context.live.report("openai", "down", "failed", now_us, now_us)
+    _, text, _ = ask(context, "/metrics")
+    labels = 'provider="openai",model="gpt-4o"'
+    assert f"modelux_target_health{{{labels}}} 0\n" in text
+    assert f"modelux_target_in_flight{{{labels}}} 1\n" in text
+    assert f'modelux_target_ttft_seconds{{{labels},size="small"}} 0.25\n' in text
+    assert f'modelux_target_total_seconds{{{labels},size="small"}} 1.5\n' in text
+    assert 'modelux_target_health{provider="openai",model="down"} 2\n' in text
+    assert "never-used" not in text
 
 
 def test_metrics_hold_the_sums_of_the_trace_writer(tmp_path: Path) -> None:
