@@ -35,6 +35,11 @@ __all__ = [
     "ModelInfo",
     "Need",
     "Plan",
+    "RULE_DEPTH_MAX",
+    "RULE_FUNCTIONS",
+    "RULE_NODES_MAX",
+    "RULE_TEXT_BYTES_MAX",
+    "RULE_VARIABLES",
     "Redactor",
     "Refused",
     "RequestHead",
@@ -43,6 +48,7 @@ __all__ = [
     "RingError",
     "RingReader",
     "RingWriter",
+    "RuleReport",
     "STEP_CUT",
     "STEP_DONE",
     "STEP_FAILED",
@@ -58,8 +64,10 @@ __all__ = [
     "VERDICT_STOPPED",
     "VERDICT_WAIT",
     "__version__",
+    "check_rule",
     "count",
     "count_text",
+    "evaluate_rule",
     "is_timezone",
     "is_vocabulary_loaded",
     "load_vocabulary",
@@ -696,6 +704,69 @@ class RingReader:
     def stats(self) -> dict[str, int]: ...
     def remove(self) -> None: ...
     def close(self) -> None: ...
+
+# --- rules.rs ------------------------------------------------------------------------------
+
+RULE_TEXT_BYTES_MAX: Final[int]
+RULE_DEPTH_MAX: Final[int]
+RULE_NODES_MAX: Final[int]
+
+# Form and meaning of each function.
+RULE_FUNCTIONS: Final[tuple[tuple[str, str], ...]]
+
+# Name, type, whether it is known in answers only, and meaning of each variable.
+RULE_VARIABLES: Final[tuple[tuple[str, str, bool, str], ...]]
+
+@final
+class RuleReport:
+    """What is wrong with a rule, or else what it reads."""
+
+    @property
+    def fault(self) -> tuple[int, int, str] | None:
+        """Line and column, both from 1, and what is wrong; None: the rule is sound."""
+
+    @property
+    def targets(self) -> list[tuple[str, int, int]]:
+        """Names in `cost`, `latency` and `health`, each once, with line and column."""
+
+    @property
+    def budgets(self) -> list[tuple[str, int, int]]:
+        """Names in `budgets`, each once, with line and column."""
+
+    @property
+    def tags(self) -> list[str]:
+        """Keys of the tags it reads."""
+
+    @property
+    def variables(self) -> list[str]:
+        """Every variable it reads, each once, as a rule would write it."""
+
+def check_rule(text: str, *, answers: bool) -> RuleReport:
+    """Read and check a rule.
+
+    Args:
+        answers: It is to judge an answer, so `response` is known, too.
+    """
+
+def evaluate_rule(
+    text: str,
+    values: dict[str, None | bool | float | str | tuple[float, float]],
+    *,
+    answers: bool,
+) -> bool | Literal["open"] | None:
+    """Evaluate a rule, for tests and documents.
+
+    Args:
+        values: By variable; what is missing is null. A tuple of two numbers is a span.
+
+    Returns:
+        What it says; None: null; `open`: the span leaves it undecided.
+
+    Raises:
+        ValueError: The text is no rule.
+        KeyError: A name in `values` is no variable.
+        TypeError: A value is not of its variable's type.
+    """
 
 # --- parse.rs ------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ pub mod redact;
 pub mod request;
 pub mod ring;
 pub mod routing;
+pub mod rules;
 pub mod scan;
 pub mod snapshot;
 mod spill;

@@ -8,6 +8,7 @@ mod parse;
 mod pricing;
 mod redact;
 mod ring;
+mod rules;
 mod scan;
 mod tokens;
 mod toml;
@@ -24,6 +25,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     pricing::register(module)?;
     redact::register(module)?;
     ring::register(module)?;
+    rules::register(module)?;
     scan::register(module)?;
     tokens::register(module)?;
     toml::register(module)?;
