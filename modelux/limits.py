@@ -83,6 +83,27 @@ ROUTE_DEPTH_MAX: Final = 4
 ROUTE_TARGETS_MAX: Final = 64
 """Leaves of one routing config once its nested configs are opened."""
 
+# --- answers that are judged ---------------------------------------------------------------
+
+ANSWER_TEXT_BYTES_MAX: Final = 4 * MIB
+"""What is read of one answer's text: as much as a trace keeps of a body."""
+
+ANSWER_VALUES_MAX: Final = 128 * KIB
+"""JSON values in a text that is compared or checked against a schema."""
+
+SCHEMA_BYTES_MAX: Final = 256 * KIB
+"""The schema of a request's `response_format`; a larger one admits nothing."""
+
+SCHEMA_STEPS_MAX: Final = 256 * KIB
+"""What checking one answer may take, some ten milliseconds: a caller chooses the schema, and
+forty references that each ask their next one twice would take hours."""
+
+JUDGE_REQUEST_BYTES_MAX: Final = 64 * KIB
+"""A judge's request; conversation and answers are cut to fit, with a mark that says so."""
+
+RETRY_PAUSE_MS_MAX: Final = 5_000
+"""The longest pause before the same target is tried again. The SDKs' own end at 8 s."""
+
 # --- budgets -------------------------------------------------------------------------------
 
 BUDGETS_COUNT_MAX: Final = 10_000

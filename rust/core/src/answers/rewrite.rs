@@ -28,20 +28,26 @@ pub fn rewrite(body: &[u8], is_sse: bool, shape: Shape, text: &str) -> Option<Ve
 
 fn rewrite_stream(body: &[u8], shape: Shape, text: &str) -> Option<Vec<u8>> {
     // What the events that are written stand for: the first with a choice, the last that gives a
-    // reason to finish, the last with usage and without choices.
+    // reason to finish, the last with usage if it is another.
     let (mut first, mut last, mut usage) = (None, None, None);
     each_data(body, |data| {
         let Ok(found) = find(data, shape) else { return };
-        match (found.choices, found.first) {
-            (Some(choices), Some(choice)) => {
-                first.get_or_insert_with(|| (data.to_vec(), choices));
-                if let Some(reason) = choice.finish_reason {
-                    let reason = data[reason.start..reason.end].to_vec();
-                    last = Some((data.to_vec(), choices, reason));
-                }
+        let mut is_last = false;
+        if let (Some(choices), Some(choice)) = (found.choices, found.first) {
+            first.get_or_insert_with(|| (data.to_vec(), choices));
+            if let Some(reason) = choice.finish_reason {
+                let reason = data[reason.start..reason.end].to_vec();
+                last = Some((data.to_vec(), choices, reason));
+                is_last = true;
             }
-            _ if found.has_usage => usage = Some(data.to_vec()),
-            _ => {}
+        }
+        if found.has_usage && is_last {
+            usage = None;
+        } else if found.has_usage {
+            // Some send a choice that says nothing beside it.
+            let choices = found.choices.unwrap_or(Span { start: 0, end: 0 });
+            let none: &[u8] = if found.choices.is_some() { b"[]" } else { b"" };
+            usage = Some([&data[..choices.start], none, &data[choices.end..]].concat());
         }
     });
     let (first, choices) = first?;
@@ -347,6 +353,19 @@ mod tests {
             said(&rewritten, true, Shape::Chat),
             Said { text: "8".to_owned(), ..said(stream, true, Shape::Chat) }
         );
+    }
+
+    #[test]
+    fn usage_beside_a_choice_is_kept_without_it() {
+        let stream = b"data: {\"choices\":[{\"delta\":{\"content\":\"7\"},\"finish_reason\":\"stop\"}]}\n\n\
+            data: {\"choices\":[{\"delta\":{\"content\":\"\"}}],\"usage\":{\"total_tokens\":3}}\n\n";
+        let rewritten = events(&rewrite(stream, true, Shape::Chat, "8").unwrap());
+        assert_eq!(rewritten[2], json!({"choices": [], "usage": {"total_tokens": 3}}));
+        let stream = b"data: {\"choices\":[{\"delta\":{\"content\":\"7\"}}]}\n\n\
+            data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}],\"usage\":{\"total_tokens\":3}}\n\n";
+        let rewritten = events(&rewrite(stream, true, Shape::Chat, "8").unwrap());
+        assert_eq!(rewritten.len(), 2);
+        assert_eq!(rewritten[1]["usage"], json!({"total_tokens": 3}));
     }
 
     #[test]
