@@ -1,9 +1,12 @@
 """The nouns that more than one layer speaks of: values, without behaviour of their own."""
 
+import re
 from typing import Final, final
 
 MASK_KEEP_BYTES: Final = 4
 """How much of a secret's end may be shown, so that two keys can be told apart in a list."""
+_FAMILY: Final = re.compile(r"[a-z]{2,8}[-_](?:[a-z]{2,8}[-_])?", re.ASCII)
+"""`sk-`, `sk-proj-`, `gsk_`, `mlx_sk_`: lower case, which random parts seldom are."""
 
 
 @final
@@ -23,14 +26,16 @@ class Secret:
         return self._value
 
     def fingerprint(self) -> str:
-        """Return a form for people: the start up to the second `-` or `_`, and the last four.
+        """Return a form for people: `sk-proj-...TA0A`, its family and the last four.
 
-        Short secrets show nothing at all.
+        A family is one or two short words with `-` or `_` behind each, as vendors write them;
+        a secret without one shows its last four. Short secrets show nothing at all.
         """
         value = self._value
         if len(value) < 6 * MASK_KEEP_BYTES:
             return "..."
-        return f"{value[:MASK_KEEP_BYTES]}...{value[-MASK_KEEP_BYTES:]}"
+        family = _FAMILY.match(value)
+        return f"{family[0] if family else ''}...{value[-MASK_KEEP_BYTES:]}"
 
     def __repr__(self) -> str:
         return "Secret(...)"

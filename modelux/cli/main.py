@@ -43,8 +43,11 @@ WORDS: Final[dict[str, Word]] = {
     "budgets": Word(
         "modelux.cli.budgets", "show what every cap has left; correct with a credit"
     ),
-    "providers": Word("modelux.cli.providers", "set back what was learnt of a model's bills"),
+    "providers": Word(
+        "modelux.cli.providers", "show health and latency; set back what bills have taught"
+    ),
     "logs": Word("modelux.cli.logs", "show traces of requests"),
+    "stats": Word("modelux.cli.stats", "report requests, cost and latency over a time span"),
     "audit": Word("modelux.cli.audit", "show who changed what; verify the chain"),
     "simulate": Word("modelux.cli.simulate", "run the stand-in provider"),
 }

@@ -69,6 +69,18 @@ class Rollup:
                 bucket = bucket_of(value_us)
                 histogram[bucket] = histogram.get(bucket, 0) + 1
 
+    def merge(self, other: "Rollup") -> None:
+        """Add everything that another one holds."""
+        self.requests += other.requests
+        self.errors += other.errors
+        self.unpriced += other.unpriced
+        self.cost_nusd += other.cost_nusd
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        for histogram, more in ((self.latency, other.latency), (self.ttft, other.ttft)):
+            for bucket, count in more.items():
+                histogram[bucket] = histogram.get(bucket, 0) + count
+
 
 def rollup_key(record: Facts) -> RollupKey:
     """Return what a record is summed under.
