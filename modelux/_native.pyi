@@ -60,7 +60,9 @@ __all__ = [
     "TRAILER_BYTES_MAX",
     "Usage",
     "VERDICT_COUNT",
+    "VERDICT_GATHER",
     "VERDICT_GO",
+    "VERDICT_PAUSE",
     "VERDICT_STOPPED",
     "VERDICT_WAIT",
     "__version__",
@@ -244,6 +246,8 @@ VERDICT_GO: Final[int]
 VERDICT_WAIT: Final[int]
 VERDICT_COUNT: Final[int]
 VERDICT_STOPPED: Final[int]
+VERDICT_GATHER: Final[int]
+VERDICT_PAUSE: Final[int]
 STEP_MORE: Final[int]
 STEP_WRITE: Final[int]
 STEP_DONE: Final[int]
@@ -374,6 +378,10 @@ class Plan:
         """What the current attempt waits for: one of `VERDICT_*`."""
 
     @property
+    def not_before_us(self) -> int:
+        """The instant before which the current attempt must not be sent."""
+
+    @property
     def drains(self) -> bool:
         """Whether the caller is gone and the answer is read on for its usage only."""
 
@@ -390,6 +398,42 @@ class Plan:
 
     def fault(self, fault: int) -> tuple[int, bytes]: ...
     def next(self) -> bool: ...
+    def stand(self) -> tuple[int, bytes]:
+        """Send an answer that was read before; `STEP_FAILED` where there is none."""
+
+    def members(self) -> tuple[list[Plan], int, bool]:
+        """Return an ensemble's calls, how many it needs, whether the last is its judge."""
+
+    @property
+    def gather_deadline_us(self) -> int:
+        """When the members' time is up."""
+
+    def take_member(self, member: Plan) -> bool:
+        """Take in what a member came to; return whether no other is needed."""
+
+    def adopt_stop(self, members: list[Plan]) -> None:
+        """Go where a budget sends this request, as not enough of its calls can be held."""
+
+    def brief_judge(self, judge: Plan) -> bool:
+        """Give the judge what it has to judge; False where there is nothing to pick from."""
+
+    def take_judge(self, judge: Plan) -> None: ...
+    def gathered(self) -> tuple[int, bytes]:
+        """Make one answer of the members' answers; return a step and what to write."""
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether there is traffic to mirror, now that the caller has its answer."""
+
+    def mirror(self) -> Plan | None:
+        """Return the call that mirrors this request; None where nobody can take it."""
+
+    def mirrored(self, shadow: Plan | None = None) -> None:
+        """Write the record that waited for mirrored traffic."""
+
+    def resume(self) -> None:
+        """Take note that the wait before a retry is over."""
+
     def outcomes(self) -> list[tuple[str, str, str, int | None, int]]:
         """Return target, provider, outcome, status and time limit in ms of each attempt."""
 
@@ -433,8 +477,12 @@ class Gate:
     ) -> Plan | Refused | Local | Need: ...
     def refuse(self, data: bytes, code: str, message: str) -> Plan | Refused | Local | Need: ...
     def record_refused(self, refused: Refused, status: int, kind: str, body: bytes) -> None: ...
-    def turn(self, plans: list[Plan]) -> None:
-        """Settle what is due in the ledger, and decide on every plan that waits."""
+    def turn(self, plans: list[Plan], groups: list[tuple[list[Plan], int, bool]] = ...) -> None:
+        """Settle what is due in the ledger, and decide on every plan that waits.
+
+        A group are the calls of one request, how many of them it needs, and whether the last
+        of them is a judge.
+        """
 
     @property
     def has_due(self) -> bool:

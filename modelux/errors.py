@@ -61,6 +61,8 @@ class Cause(Enum):
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     CRASH_LOOP = "crash_loop"
     NO_HEALTHY_TARGET = "no_healthy_target"
+    NO_RULE_MATCHED = "no_rule_matched"
+    BLOCKED_BY_RULE = "blocked_by_rule"
     UPSTREAM_TIMEOUT = "upstream_timeout"
     CLIENT_CLOSED = "client_closed"
     INTERNAL_ERROR = "internal_error"
@@ -103,6 +105,19 @@ ROWS: Final[dict[Cause, Row]] = {
         _REQUEST,
         None,
         "No provider has a model of that name; the message names the nearest known ones.",
+    ),
+    Cause.NO_RULE_MATCHED: Row(
+        400,
+        _REQUEST,
+        None,
+        "The routing config is a list of rules, none of them matched, and it has no `else`.",
+    ),
+    Cause.BLOCKED_BY_RULE: Row(
+        403,
+        _PERMISSION,
+        None,
+        "A rule of the routing config says that nobody serves this request; the message is "
+        "the rule's reason.",
     ),
     Cause.UNSUPPORTED_PARAMETER: Row(
         400,

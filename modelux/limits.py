@@ -130,3 +130,7 @@ TRACE_BODY_BYTES_MAX: Final = 4 * MIB
 
 LOG_VALUE_CHARS_MAX: Final = 2_000
 """Of one field of a log line: enough for any message, too little for a prompt."""
+
+MIRRORED_COUNT_MAX: Final = 256
+"""Calls beside requests at once in a worker (mirrored traffic, members of ensembles); beyond it
+nothing is mirrored."""

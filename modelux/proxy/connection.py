@@ -1,9 +1,7 @@
 """A caller's connection: bytes in, events to its exchange, backpressure both ways.
 
-One generator (`exchange.serve`) runs a connection from its first request to its close. It is
-not a task: the callbacks below resume it directly, so that a request costs no future, no task
-step and no extra turn of the loop. It waits for exactly one kind of thing at a time;
-`waits_for` says which.
+One generator (`exchange.serve`) runs a connection from its first request to its close; the
+callbacks below resume it (`resumable.py`).
 
 ```text
  data_received ─┐                                    ┌─ upstream_data
@@ -15,18 +13,9 @@ step and no extra turn of the loop. It waits for exactly one kind of thing at a 
 import asyncio
 import socket
 import struct
-from collections.abc import Generator
-from enum import IntEnum, unique
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from modelux import clock
-from modelux._native import (
-    FAULT_CALLER_GONE,
-    FAULT_EOF,
-    FAULT_RESET,
-    FAULT_SHUTDOWN,
-    FAULT_TIMEOUT,
-)
 from modelux.limits import (
     CLIENT_WRITE_BUFFER_BYTES_MAX,
     LEAVING_BYTES_MIN,
@@ -34,82 +23,44 @@ from modelux.limits import (
     LINGER_US,
     PIPELINE_BYTES_MAX,
 )
-from modelux.proxy.upstream import UpstreamConnection
-from modelux.proxy.wheel import TICK_US
+from modelux.proxy.resumable import (
+    ANSWER,
+    CALLS,
+    CONNECTION,
+    FAR_FUTURE_US,
+    LEDGER,
+    NOTHING,
+    PAUSE,
+    REQUEST,
+    ROOM,
+    Event,
+    Resumable,
+)
 
 if TYPE_CHECKING:
-    from modelux._native import Plan
     from modelux.proxy.shell import Shell
 
 RESET_LINGER: Final = struct.pack("ii", 1, 0)
 """SO_LINGER with zero seconds: closing sends a reset."""
 
-FAR_FUTURE_US: Final = 2**62
-"""A deadline that never passes."""
 
-
-NOTHING: Final = 0
-REQUEST: Final = 1
-CONNECTION: Final = 2
-ANSWER: Final = 3
-ROOM: Final = 4
-LEDGER: Final = 5
-"""What the exchange of a connection waits for. Plain integers: in CPython 3.11 each use of an
-enum's member costs as much as ten of these, and a request has a dozen."""
-
-
-@unique
-class Event(IntEnum):
-    """What can happen to an exchange besides bytes; values are those of the native faults."""
-
-    TIMEOUT = FAULT_TIMEOUT
-    RESET = FAULT_RESET
-    EOF = FAULT_EOF
-    CALLER_GONE = FAULT_CALLER_GONE
-    SHUTDOWN = FAULT_SHUTDOWN
-    CONNECT_FAILED = 100
-
-
-Happening: TypeAlias = bytes | Event | UpstreamConnection
-"""What a wait ends with."""
-
-
-T = TypeVar("T")
-
-Exchange: TypeAlias = Generator[None, Happening, T]
-"""A part of an exchange: it yields to wait, is sent what happens next, and returns a `T`.
-
-A plain generator and no coroutine: each `await` of one would make two more objects, and a
-request waits four times."""
-
-
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Resumable, asyncio.Protocol):
     """One caller's connection."""
 
     __slots__ = (
-        "_exchange",
         "_is_lost",
         "_leaving_bytes",
         "_lingering_bytes",
         "_more",
         "_reading_paused",
-        "_shell",
         "buffered_bytes",
-        "closed",
-        "deadline_us",
         "input",
         "peer",
-        "plan",
         "transport",
-        "upstream",
-        "waits_for",
-        "watched_tick",
-        "write_paused",
     )
 
     def __init__(self, shell: "Shell") -> None:
-        self._shell = shell
-        self._exchange: Exchange[None]
+        super().__init__(shell)
         self._more: list[bytes] = []
         self.buffered_bytes = 0
         self._lingering_bytes = -1
@@ -119,13 +70,6 @@ class ClientConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.peer = ""
         self.input = b""
-        self.plan: Plan | None = None
-        self.upstream: UpstreamConnection | None = None
-        self.closed = False
-        self.write_paused = False
-        self.waits_for = NOTHING
-        self.deadline_us = FAR_FUTURE_US
-        self.watched_tick = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to serve a caller that has just connected."""
@@ -202,29 +146,10 @@ class ClientConnection(asyncio.Protocol):
             self.deadline_us = FAR_FUTURE_US
             self._run(Event.TIMEOUT)
 
-    def upstream_ended(self, *, in_order: bool) -> None:
-        """Go on after the provider closed."""
-        if self.waits_for == ANSWER:
-            self._run(Event.EOF if in_order else Event.RESET)
-
-    def connected(self, upstream: UpstreamConnection | None) -> None:
-        """Go on with a connection, or without one."""
-        assert self.waits_for == CONNECTION, self.waits_for
-        self._run(Event.CONNECT_FAILED if upstream is None else upstream)
-
-    def turn_over(self) -> None:
-        """Go on after a turn of the ledger."""
-        self._run(b"")
-
-    def turn_failed(self) -> None:
-        """End what waited for a turn that failed by a bug of ours: nothing of it was sent."""
-        self._run(Event.SHUTDOWN)
-
-    def set_deadline(self, deadline_us: int) -> None:
-        """Let the present wait end at `deadline_us`, on the monotonic clock."""
-        self.deadline_us = deadline_us
-        if not self.watched_tick or deadline_us < self.watched_tick * TICK_US:
-            self._shell.wheel.watch(self)
+    def send(self, data: bytes) -> None:
+        """Write to the caller, unless it has gone."""
+        if not self.closed:
+            self.transport.write(data)
 
     def unread(self, rest: bytes) -> None:
         """Put back what a request did not take, before what came in meanwhile."""
@@ -267,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """End what is in flight: this process has to go."""
-        if self.waits_for in (CONNECTION, ANSWER, LEDGER):
+        if self.waits_for in (CONNECTION, ANSWER, LEDGER, PAUSE, CALLS):
             self._run(Event.SHUTDOWN)
         elif not self.closed:
             self.close()
@@ -297,17 +222,9 @@ class ClientConnection(asyncio.Protocol):
             self._shell.connections.discard(self)
             self._exchange.close()
 
-    def _run(self, event: Happening | None) -> None:
-        """Resume the exchange; this is the one place where a bug of ours ends a connection."""
-        try:
-            self._exchange.send(event)  # type: ignore[arg-type]  # None starts it.
-        except StopIteration:
-            self.waits_for = NOTHING
-            if self.closed:
-                self._shell.connections.discard(self)
-        except BaseException as bug:  # noqa: BLE001  # A native panic is one, too.
-            self.waits_for = NOTHING
-            self._shell.report_bug(self, bug)
+    def _over(self) -> None:
+        if self.closed:
+            self._shell.connections.discard(self)
 
-    upstream_data = _run
-    """Go on with bytes of the answer: the same thing, without a call in between."""
+    def _failed(self, bug: BaseException) -> None:
+        self._shell.report_bug(self, bug)

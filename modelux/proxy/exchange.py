@@ -19,22 +19,29 @@ from modelux._native import (
     STEP_FAILED,
     STEP_MORE,
     VERDICT_COUNT,
+    VERDICT_GATHER,
     VERDICT_GO,
+    VERDICT_PAUSE,
     VERDICT_STOPPED,
+    VERDICT_WAIT,
     Plan,
 )
+from modelux.limits import MIRRORED_COUNT_MAX
 from modelux.proxy import reply
-from modelux.proxy.connection import (
+from modelux.proxy.calls import Call, Calls
+from modelux.proxy.connection import ClientConnection
+from modelux.proxy.intake import read_request
+from modelux.proxy.resumable import (
     ANSWER,
     CONNECTION,
     LEDGER,
     NOTHING,
-    ClientConnection,
+    PAUSE,
     Event,
     Exchange,
     Happening,
+    Resumable,
 )
-from modelux.proxy.intake import read_request
 from modelux.proxy.shell import Shell
 from modelux.proxy.upstream import Pool, UpstreamConnection
 
@@ -50,30 +57,14 @@ def serve(caller: ClientConnection, shell: Shell) -> Exchange[None]:
         caller.plan = plan
         if shell.draining:
             plan.forbid_keep_alive()
-        while True:
-            # 5 reserve: nothing of an attempt leaves before its worst case is held.
-            step = (yield from _reserve(caller, plan, shell)) if plan.verdict else STEP_MORE
-            if step == STEP_MORE:
-                # 6 send: the first byte leaves in here.
-                pool = pools[plan.provider_index]
-                reached: Happening | None = None if plan.wants_fresh_connection else pool.take()
-                if reached is None:
-                    reached = yield from _connect(caller, plan, pool)
-                if isinstance(reached, UpstreamConnection):
-                    _send(caller, plan, reached)
-                    step = yield from _relay(caller, plan, reached)
-                    # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
-                    _release(caller, plan, pool, reached)
-                else:
-                    step = _not_connected(caller, plan, reached)
-            if step != STEP_FAILED:
-                break
-            if not plan.next():
-                _give_up(caller, plan)
-                break
+        step = yield from attempts(caller, plan, pools, shell)
+        if step == STEP_FAILED:
+            _give_up(caller, plan)
         caller.plan = None
         if shell.gate.has_due:
             shell.turns.settle_soon()
+        if shell.times.mirrors and plan.mirrors:
+            mirror(plan, pools, shell)
         if shell.times.access_log and plan.recorded is not None:
             status, total_us = plan.recorded
             shell.log.info("request", request_id=plan.id, status=status, total_us=total_us)
@@ -89,36 +80,119 @@ def serve(caller: ClientConnection, shell: Shell) -> Exchange[None]:
             return
 
 
-def _reserve(caller: ClientConnection, plan: Plan, shell: Shell) -> Exchange[int]:
-    """Wait until the attempt's worst case is held. Returns STEP_MORE once it may be sent."""
-    while (verdict := plan.verdict) != VERDICT_GO:
-        if verdict == VERDICT_STOPPED:
-            _refuse(caller, plan)
-            return STEP_DONE
-        caller.waits_for = LEDGER
-        if verdict == VERDICT_COUNT:
-            if shell.turns.count(caller, plan):
-                caller.waits_for = NOTHING
+def attempts(caller: Resumable, plan: Plan, pools: list[Pool], shell: Shell) -> Exchange[int]:
+    """Try one target after another. Returns the step that ended it; STEP_FAILED: nobody can."""
+    while True:
+        # 5 reserve: nothing of an attempt leaves before its worst case is held.
+        verdict = plan.verdict
+        step = (yield from _reserve(caller, plan, verdict, shell)) if verdict else STEP_MORE
+        if step == STEP_MORE and plan.verdict == VERDICT_GATHER:
+            step = yield from gather(caller, plan, pools, shell)
+            if step == STEP_MORE:
+                # A budget sent it elsewhere.
                 continue
+        elif step == STEP_MORE:
+            # 6 send: the first byte leaves in here.
+            pool = pools[plan.provider_index]
+            reached: Happening | None = None if plan.wants_fresh_connection else pool.take()
+            if reached is None:
+                reached = yield from _connect(caller, plan, pool)
+            if isinstance(reached, UpstreamConnection):
+                _send(caller, plan, reached)
+                step = yield from _relay(caller, plan, reached)
+                # 7 relay, 8 settle: the answer is out and recorded, or the attempt failed.
+                _release(caller, plan, pool, reached)
+            else:
+                step = _not_connected(plan, reached)
+        if step != STEP_FAILED:
+            return step
+        if plan.verdict == VERDICT_STOPPED or not plan.next():
+            # An answer that was not good enough is better than none.
+            step, out = plan.stand()
+            if out:
+                caller.send(out)
+            return step
+
+
+def _reserve(caller: Resumable, plan: Plan, verdict: int, shell: Shell) -> Exchange[int]:
+    """Wait until the attempt may be sent: STEP_MORE. STEP_FAILED: it never may."""
+    while verdict not in (VERDICT_GO, VERDICT_GATHER):
+        if verdict == VERDICT_STOPPED:
+            return STEP_FAILED
+        if verdict == VERDICT_PAUSE:
+            caller.waits_for = PAUSE
+            caller.set_deadline(plan.not_before_us)
         else:
-            shell.turns.join(caller)
-        caller.set_deadline(plan.deadline_us)
+            caller.waits_for = LEDGER
+            if verdict == VERDICT_COUNT:
+                if shell.turns.count(caller, plan):
+                    caller.waits_for = NOTHING
+                    verdict = plan.verdict
+                    continue
+            else:
+                shell.turns.join(caller)
+            caller.set_deadline(plan.deadline_us)
+        happened = yield
+        caller.waits_for = NOTHING
+        if verdict == VERDICT_PAUSE and happened is Event.TIMEOUT:
+            plan.resume()
+        elif isinstance(happened, Event):
+            shell.turns.leave(caller)
+            return plan.fault(int(happened))[0]
+        verdict = plan.verdict
+    return STEP_MORE
+
+
+def gather(caller: Resumable, plan: Plan, pools: list[Pool], shell: Shell) -> Exchange[int]:
+    """Run the calls of an ensemble side by side. STEP_MORE: a budget sent it elsewhere."""
+    members, least, has_judge = plan.members()
+    caller.set_deadline(plan.gather_deadline_us)
+    if any(member.verdict == VERDICT_WAIT for member in members):
+        shell.turns.join_group(caller, (members, least, has_judge))
+        caller.waits_for = LEDGER
         happened = yield
         caller.waits_for = NOTHING
         if isinstance(happened, Event):
             shell.turns.leave(caller)
             return plan.fault(int(happened))[0]
-    return STEP_MORE
+    judge = members.pop() if has_judge else None
+    if all(member.verdict == VERDICT_STOPPED for member in members):
+        plan.adopt_stop(members if judge is None else [*members, judge])
+        return STEP_MORE
+    calls = Calls(caller, shell, lambda call, own: attempts(call, own, pools, shell))
+    for member in members:
+        if member.verdict == VERDICT_STOPPED:
+            plan.take_member(member)
+        else:
+            calls.begin(member)
+    fault = yield from calls.wait(plan.take_member)
+    if fault is None and judge is not None and plan.brief_judge(judge):
+        calls.begin(judge)
+        fault = yield from calls.wait(lambda _: True)
+        plan.take_judge(judge)
+    elif judge is not None:
+        # It was never asked: what was held for it is free again.
+        judge.fault(FAULT_CALLER_GONE)
+    if fault is not None and fault is not Event.TIMEOUT:
+        return plan.fault(int(fault))[0]
+    step, out = plan.gathered()
+    if out:
+        caller.send(out)
+    return step
 
 
-def _refuse(caller: ClientConnection, plan: Plan) -> None:
-    """Tell a caller that a budget stops its request."""
-    answer = reply.stopped(plan, clock.unix_us())
-    plan.give_up(answer.status, answer.type, answer.code, answer.message)
-    caller.transport.write(answer.wire)
+def mirror(plan: Plan, pools: list[Pool], shell: Shell) -> None:
+    """Mirror a request whose caller has its answer: its record waits for what becomes of it."""
+    shadow = plan.mirror() if len(shell.calls) < MIRRORED_COUNT_MAX else None
+    if shadow is None:
+        plan.mirrored()
+        return
+    Call(
+        shadow, shell, lambda call, own: attempts(call, own, pools, shell), plan.mirrored
+    ).begin()
 
 
-def _connect(caller: ClientConnection, plan: Plan, pool: Pool) -> Exchange[Happening]:
+def _connect(caller: Resumable, plan: Plan, pool: Pool) -> Exchange[Happening]:
     """Wait for a new connection. Returns it, or what happened instead."""
     now_us = clock.mono_us()
     plan.connecting()
@@ -132,9 +206,7 @@ def _connect(caller: ClientConnection, plan: Plan, pool: Pool) -> Exchange[Happe
     return happened
 
 
-def _release(
-    caller: ClientConnection, plan: Plan, pool: Pool, upstream: UpstreamConnection
-) -> None:
+def _release(caller: Resumable, plan: Plan, pool: Pool, upstream: UpstreamConnection) -> None:
     """Part with the attempt's connection: kept warm if it may serve again, else closed."""
     caller.upstream = None
     if caller.write_paused and not upstream.closed:
@@ -145,7 +217,7 @@ def _release(
         upstream.abort()
 
 
-def _send(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> None:
+def _send(caller: Resumable, plan: Plan, upstream: UpstreamConnection) -> None:
     upstream.owner = caller
     caller.upstream = upstream
     caller.set_deadline(plan.deadline_us)
@@ -154,9 +226,9 @@ def _send(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) ->
     upstream.transport.write(plan.send())
 
 
-def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -> Exchange[int]:
+def _relay(caller: Resumable, plan: Plan, upstream: UpstreamConnection) -> Exchange[int]:
     """Pass the answer on as it comes. Returns the step that ended it."""
-    write = caller.transport.write
+    write = caller.send
     caller.waits_for = ANSWER
     while True:
         happened = yield
@@ -170,7 +242,7 @@ def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -
                 upstream.transport.resume_reading()
             elif happened is not Event.EOF:
                 upstream.abort()
-        if out and not caller.closed:
+        if out:
             write(out)
         if step >= STEP_DONE:
             break
@@ -179,7 +251,7 @@ def _relay(caller: ClientConnection, plan: Plan, upstream: UpstreamConnection) -
     return step
 
 
-def _not_connected(caller: ClientConnection, plan: Plan, happened: object) -> int:
+def _not_connected(plan: Plan, happened: object) -> int:
     """Tell the plan why there is no connection; nothing was sent."""
     now_us = clock.mono_us()
     if happened is Event.CALLER_GONE:
@@ -192,7 +264,8 @@ def _not_connected(caller: ClientConnection, plan: Plan, happened: object) -> in
 
 
 def _give_up(caller: ClientConnection, plan: Plan) -> None:
-    answer = reply.failure(plan, clock.unix_us())
+    is_stopped = plan.verdict == VERDICT_STOPPED
+    answer = (reply.stopped if is_stopped else reply.failure)(plan, clock.unix_us())
     # The record first: written before it, an answer could outlive a kill without a trace.
     plan.give_up(answer.status, answer.type, answer.code, answer.message)
     caller.transport.write(answer.wire)

@@ -9,14 +9,8 @@ from modelux import clock
 from modelux._native import ChunkedDecoder, Local, Need, Plan, Refused
 from modelux.limits import KIB
 from modelux.proxy import reply
-from modelux.proxy.connection import (
-    FAR_FUTURE_US,
-    NOTHING,
-    REQUEST,
-    ROOM,
-    ClientConnection,
-    Exchange,
-)
+from modelux.proxy.connection import ClientConnection
+from modelux.proxy.resumable import FAR_FUTURE_US, NOTHING, REQUEST, ROOM, Exchange
 from modelux.proxy.shell import Shell
 
 PROGRESS_BYTES: int = 64 * KIB

@@ -18,7 +18,9 @@ from modelux.proxy.upstream import Pool
 from modelux.proxy.wheel import Wheel
 
 if TYPE_CHECKING:
-    from modelux.proxy.connection import ClientConnection, Exchange
+    from modelux.proxy.calls import Call
+    from modelux.proxy.connection import ClientConnection
+    from modelux.proxy.resumable import Exchange, Resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +32,15 @@ class Times:
     client_keepalive_us: int
     body_bytes_max: int
     access_log: bool
+    mirrors: bool
+    """Whether any routing config mirrors traffic."""
 
 
 class Shell:
     """The shared parts of one worker."""
 
     __slots__ = (
+        "calls",
         "cells",
         "connections",
         "draining",
@@ -68,6 +73,7 @@ class Shell:
         self.wheel = wheel
         self.turns = turns
         self.connections: set[ClientConnection] = set()
+        self.calls: set[Call] = set()
         self.draining = False
         self.serve_connection = serve
 
@@ -75,7 +81,7 @@ class Shell:
         """Return the generator that runs a caller's connection."""
         return self.serve_connection(caller, self)
 
-    def report_bug(self, caller: "ClientConnection", bug: BaseException) -> None:
+    def report_bug(self, caller: "Resumable", bug: BaseException) -> None:
         """End one exchange after a bug of ours: counted, logged, and closed at once.
 
         What a caller has got so far stays; nothing that looks like success follows it.

@@ -9,14 +9,17 @@ the ledger, and no transaction outlives the call that made it.
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, TypeAlias, final
 
 from modelux._native import Gate, Plan, count, is_vocabulary_loaded
 from modelux.limits import COUNT_THREADS, COUNTED_AT_ONCE_BYTES_MAX
-from modelux.proxy.connection import LEDGER
+from modelux.proxy.resumable import LEDGER
 
 if TYPE_CHECKING:
-    from modelux.proxy.connection import ClientConnection
+    from modelux.proxy.resumable import Resumable
+
+Group: TypeAlias = tuple[list[Plan], int, bool]
+"""Calls of one request, how many of them it needs, and whether the last one is a judge."""
 
 SETTLE_AGAIN_S: Final = 0.1
 """Where the ledger took nothing, what is due is tried again after this; it is never dropped."""
@@ -30,6 +33,7 @@ class Turns:
         "_counters",
         "_counting",
         "_gate",
+        "_groups",
         "_is_later",
         "_is_soon",
         "_loop",
@@ -39,24 +43,31 @@ class Turns:
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         self._gate = gate
         self._loop = loop
-        self._waiting: dict[ClientConnection, None] = {}
-        self._counting: dict[ClientConnection, object] = {}
+        self._waiting: dict[Resumable, None] = {}
+        self._groups: dict[Resumable, Group] = {}
+        self._counting: dict[Resumable, object] = {}
         self._is_soon = False
         self._is_later = False
         self._counters: ThreadPoolExecutor | None = None
 
-    def join(self, caller: "ClientConnection") -> None:
+    def join(self, caller: "Resumable") -> None:
         """Let a caller's plan wait for the next turn; its exchange is resumed after it."""
         self._waiting[caller] = None
         self.settle_soon()
 
-    def leave(self, caller: "ClientConnection") -> None:
+    def join_group(self, caller: "Resumable", group: Group) -> None:
+        """Let calls that one request makes at once wait for the next turn: all in one step."""
+        self._groups[caller] = group
+        self.settle_soon()
+
+    def leave(self, caller: "Resumable") -> None:
         """Stop waiting: a deadline passed or the caller went away.
 
         Its next attempt, or its next request, may wait by the time that the turn comes or the
         count is there: what comes late must not be taken for theirs.
         """
         self._waiting.pop(caller, None)
+        self._groups.pop(caller, None)
         self._counting.pop(caller, None)
 
     def settle_soon(self) -> None:
@@ -70,7 +81,7 @@ class Turns:
         if self._gate.has_due:
             self._gate.turn([])
 
-    def count(self, caller: "ClientConnection", plan: Plan) -> bool:
+    def count(self, caller: "Resumable", plan: Plan) -> bool:
         """Count the text of a caller's request; return whether that is done already.
 
         At most 8 KiB are counted here. More of it, or the first text of all, which has to wait
@@ -102,17 +113,21 @@ class Turns:
     def _turn(self) -> None:
         self._is_soon = False
         waiting, self._waiting = list(self._waiting), {}
+        groups, self._groups = self._groups, {}
         is_whole = False
         try:
-            self._gate.turn([caller.plan for caller in waiting if caller.plan is not None])
+            self._gate.turn(
+                [caller.plan for caller in waiting if caller.plan is not None],
+                list(groups.values()),
+            )
             is_whole = True
         finally:
             # Also where the turn itself has failed, by a bug of ours: nobody waits for good.
             if self._gate.has_due:
                 self._settle_later()
-            self._resume(waiting, is_whole=is_whole)
+            self._resume([*waiting, *groups], is_whole=is_whole)
 
-    def _resume(self, waiting: "list[ClientConnection]", *, is_whole: bool) -> None:
+    def _resume(self, waiting: "list[Resumable]", *, is_whole: bool) -> None:
         try:
             while waiting:
                 caller = waiting.pop(0)

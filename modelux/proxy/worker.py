@@ -26,8 +26,9 @@ from modelux._native import Cells, Gate
 from modelux.limits import MIB
 from modelux.log import Log, open_log
 from modelux.pricing.catalogue import catalogue_bytes, models_bytes
-from modelux.proxy.connection import REQUEST, ClientConnection
+from modelux.proxy.connection import ClientConnection
 from modelux.proxy.exchange import serve
+from modelux.proxy.resumable import REQUEST
 from modelux.proxy.shell import Shell, Times
 from modelux.proxy.turns import Turns
 from modelux.proxy.upstream import Origin, Pool, Resolver
@@ -225,7 +226,7 @@ class Worker:
         self._check_drained()
 
     def _check_drained(self) -> None:
-        if not self._shell.connections:
+        if not (self._shell.connections or self._shell.calls):
             self._end()
         else:
             self._loop.call_later(0.02, self._check_drained)
@@ -233,6 +234,8 @@ class Worker:
     def _cut_all(self) -> None:
         for caller in list(self._shell.connections):
             caller.shut_down()
+        for call in list(self._shell.calls):
+            call.shut_down()
         self._loop.call_later(0.5, self._end)
 
     def _end(self) -> None:
@@ -240,6 +243,8 @@ class Worker:
             try:
                 for caller in list(self._shell.connections):
                     caller.shut_down()
+                for call in list(self._shell.calls):
+                    call.shut_down()
                 self._shell.turns.flush()
             finally:
                 # Whatever fails: what is held is in the ledger, and ends there.
@@ -267,14 +272,18 @@ def origins_of(document: dict[str, object]) -> list[Origin]:
 
 def times_of(document: dict[str, object]) -> Times:
     """Return what a snapshot says about callers."""
-    server = document["server"]
+    server, routes = document["server"], document["routes"]
     assert isinstance(server, dict), server
+    assert isinstance(routes, list), routes
     return Times(
         client_header_timeout_us=server["client_header_timeout_ms"] * US_PER_MS,
         client_body_timeout_us=server["client_body_timeout_ms"] * US_PER_MS,
         client_keepalive_us=server["client_keepalive_ms"] * US_PER_MS,
         body_bytes_max=server["body_bytes_max"],
         access_log=server["access_log"],
+        mirrors=any(
+            version["config"].get("shadow") for route in routes for version in route["versions"]
+        ),
     )
 
 

@@ -14,6 +14,19 @@ pub fn read_answer(body: &[u8]) -> (Option<Usage>, bool) {
     }
 }
 
+/// The length of the first vector of an embedding; None where there is none to be read.
+///
+/// Vectors in base64 are of 32-bit floats.
+#[must_use]
+pub fn vector_length(body: &[u8]) -> Option<u64> {
+    let document: Value = serde_json::from_slice(body).ok()?;
+    match document.get("data")?.get(0)?.get("embedding")? {
+        Value::Array(numbers) => Some(numbers.len() as u64),
+        Value::String(text) => Some((text.trim_end_matches('=').len() as u64 * 3 / 4) / 4),
+        _ => None,
+    }
+}
+
 /// Whether a caller's JSON reader would take this for an object.
 ///
 /// Python's and JavaScript's libraries differ on `NaN` and `Infinity`, which servers built on the

@@ -2,10 +2,35 @@
 
 use std::borrow::Cow;
 
+use crate::live::TargetId;
 use crate::pricing;
 use crate::request::FlatRef;
 use crate::routing::{FailedBy, Leaf};
 use crate::usage::Usage;
+
+/// What a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// The caller may get its answer.
+    #[default]
+    Serve,
+    /// It says what another answer is worth.
+    Judge,
+    /// Nobody gets its answer: it is mirrored traffic.
+    Shadow,
+}
+
+impl Role {
+    /// The public word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serve => "serve",
+            Self::Judge => "judge",
+            Self::Shadow => "shadow",
+        }
+    }
+}
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +128,10 @@ pub struct Attempt {
     pub(crate) flat: FlatRef,
     /// Index of the leaf.
     pub leaf: usize,
+    /// Where its outcome is remembered.
+    pub(crate) live: TargetId,
+    /// What it is for.
+    pub role: Role,
     /// Why this one was tried.
     pub reason: Cow<'static, str>,
     /// Monotonic clock.
@@ -137,6 +166,8 @@ pub struct Attempt {
     pub charged_nusd: Option<u64>,
     /// What the charge rests on.
     pub settled_by: Option<SettledBy>,
+    /// Its answer came and was not good enough.
+    pub(crate) is_rejected: bool,
     pub(crate) failed_by: Option<FailedBy>,
     pub(crate) pooled: bool,
     pub(crate) bytes_received: u64,

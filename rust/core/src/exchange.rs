@@ -15,13 +15,16 @@
 
 mod answer_head;
 mod attempts;
+mod choice;
+mod gather;
 mod hold;
+mod weigh;
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::answer;
-use crate::attempt::{Attempt, Outcome};
+use crate::attempt::{Attempt, Outcome, Role};
 use crate::chunked::Decoder;
 use crate::date::push_date_line;
 use crate::digits::push_hex;
@@ -29,16 +32,20 @@ use crate::fields::{passes_back, starts_with_ignoring_case, travels};
 use crate::gate::Gate;
 use crate::head::{self, Framing, Parse, RequestHead, ResponseHead};
 use crate::inflate;
-use crate::learnt::Learnt;
-use crate::pricing::{Catalogue, Price};
+use crate::live::SizeClass;
+use crate::pricing::Price;
 use crate::record;
-use crate::request::Choice;
+use crate::request::{Choice, FlatRef};
+use crate::route::{World, size_class};
 use crate::routing::{FailedBy, Leaf};
 use crate::scan::{Facts, IDENTIFIER_BYTES_MAX};
 use crate::snapshot::{Provider, Snapshot};
 use crate::sse::Follower;
 use crate::subject::{Endpoint, RateState, Subject};
 use crate::usage::{Usage, usage_of_tail};
+
+use gather::{Deferred, Gather, Mirror};
+use weigh::{Aside, Onward, Parked};
 
 pub use hold::{BudgetShown, Matched, Stopped, Tally, Verdict};
 pub(crate) use hold::{Evidence, Hold};
@@ -119,6 +126,14 @@ enum Body {
     UntilClose,
 }
 
+/// How far a stream that is read before anybody gets it has come.
+enum Reading {
+    On,
+    Whole,
+    Large,
+    Failed,
+}
+
 /// What the head of an answer said.
 struct AnswerHead {
     status: u16,
@@ -159,11 +174,43 @@ pub struct Plan {
     pub(crate) facts: Facts,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) relayed_bytes: u64,
+    /// What decisions read, and what outcomes teach.
+    pub(crate) world: World,
+    /// Slot of this worker.
+    worker: u32,
+    /// Decide only: nothing is held, nobody is called.
+    pub(crate) is_dry: bool,
+    /// What a provider's prompt cache would know this conversation by; 0 where nobody asks.
+    prefix: u64,
+    /// How long the prompt is, for comparing latencies.
+    class: SizeClass,
+    /// The decision waits for the tokens of the text.
+    counts_for_rules: bool,
+    /// What its calls are for.
+    role: Role,
+    /// An earlier attempt than the last one, whose answer stands.
+    served_by: Option<usize>,
+    /// An answer that was read and not yet sent.
+    parked: Option<Parked>,
+    /// What comes after it.
+    onward: Option<Onward>,
+    /// The request's own facts, while a judge is asked.
+    aside: Option<Aside>,
+    /// Its answer is for the exchange that made it, not for a caller.
+    is_captured: bool,
+    /// The ensemble that it is a member of, and which one.
+    member_of: Option<(usize, usize)>,
+    /// Members under way, and what came of them.
+    gather: Option<Gather>,
+    /// What it sends, where that is not the caller's body.
+    own_body: Option<Vec<u8>>,
+    /// A retry is not sent before this instant.
+    not_before_us: u64,
+    /// Mirrored traffic that the record waits for.
+    mirror: Mirror,
     rate: Option<RateState>,
     consumed: usize,
     head_bytes: usize,
-    catalogue: Rc<Catalogue>,
-    learnt: Rc<Learnt>,
     lines: Vec<u8>,
     query: String,
     http_1_0: bool,
@@ -190,8 +237,8 @@ pub struct Plan {
     may_go_on: bool,
     recorded: Option<(u16, u64)>,
     in_flight: Option<InFlight>,
-    /// The provider that the caller's own key is for.
-    key_provider: usize,
+    /// The provider that the caller's own key is for: that of the first target.
+    key_provider: Option<usize>,
     pub(crate) budgets: Matched,
     /// What is held for the current attempt.
     hold: Option<Hold>,
@@ -206,16 +253,16 @@ impl Plan {
     )]
     pub(crate) fn new(
         snapshot: Rc<Snapshot>,
-        catalogue: Rc<Catalogue>,
-        learnt: Rc<Learnt>,
+        world: World,
         endpoint: Endpoint,
         subject: Subject,
         facts: Facts,
-        choice: Choice,
+        flat: FlatRef,
         rate: Option<RateState>,
         head: &RequestHead<'_>,
         consumed: usize,
         in_flight: InFlight,
+        worker: u32,
     ) -> Self {
         let mut lines = Vec::with_capacity(512);
         let mut has_type = false;
@@ -236,7 +283,39 @@ impl Plan {
             .and_then(|value| std::str::from_utf8(value).ok())
             .filter(|key| !key.is_empty())
             .map(str::to_owned);
-        let key_provider = choice.flat.flat().leaves[choice.first].provider;
+        let mut plan = Self::bare(
+            snapshot,
+            world,
+            endpoint,
+            subject,
+            facts,
+            choice::undecided(flat),
+            worker,
+        );
+        plan.rate = rate;
+        plan.consumed = consumed;
+        plan.head_bytes = head.head_bytes;
+        plan.lines = lines;
+        head.query.clone_into(&mut plan.query);
+        plan.http_1_0 = head.minor_version == 0;
+        plan.keep_alive = head.keep_alive;
+        plan.provider_key = provider_key;
+        plan.in_flight = Some(in_flight);
+        plan
+    }
+
+    /// A plan that nothing has happened to yet.
+    #[expect(clippy::too_many_arguments, reason = "called from two places, next to it")]
+    fn bare(
+        snapshot: Rc<Snapshot>,
+        world: World,
+        endpoint: Endpoint,
+        subject: Subject,
+        facts: Facts,
+        choice: Choice,
+        worker: u32,
+    ) -> Self {
+        let class = size_class(&facts);
         Self {
             snapshot,
             endpoint,
@@ -245,16 +324,31 @@ impl Plan {
             facts,
             attempts: Vec::with_capacity(2),
             relayed_bytes: 0,
-            rate,
-            consumed,
-            head_bytes: head.head_bytes,
-            catalogue,
-            learnt,
-            lines,
-            query: head.query.to_owned(),
-            http_1_0: head.minor_version == 0,
-            keep_alive: head.keep_alive,
-            provider_key,
+            world,
+            worker,
+            is_dry: false,
+            prefix: 0,
+            class,
+            counts_for_rules: false,
+            role: Role::Serve,
+            served_by: None,
+            parked: None,
+            onward: None,
+            aside: None,
+            is_captured: false,
+            member_of: None,
+            gather: None,
+            not_before_us: 0,
+            own_body: None,
+            mirror: Mirror::Nothing,
+            rate: None,
+            consumed: 0,
+            head_bytes: 0,
+            lines: Vec::new(),
+            query: String::new(),
+            http_1_0: false,
+            keep_alive: true,
+            provider_key: None,
             tries_here: 0,
             tried_fresh: false,
             entered_us: Vec::new(),
@@ -273,8 +367,8 @@ impl Plan {
             reusable: false,
             may_go_on: true,
             recorded: None,
-            in_flight: Some(in_flight),
-            key_provider,
+            in_flight: None,
+            key_provider: None,
             budgets: Matched::default(),
             hold: None,
             drains_until_us: None,
@@ -295,7 +389,7 @@ impl Plan {
 
     /// Version of the price data behind the costs.
     pub(crate) fn price_version(&self) -> &str {
-        self.catalogue.version()
+        self.world.catalogue.version()
     }
 
     /// The request id.
@@ -348,7 +442,7 @@ impl Plan {
     /// Does the current attempt go with a key that the caller brought.
     #[must_use]
     pub fn has_provider_key(&self) -> bool {
-        self.provider_key_for(self.leaf().provider).is_some()
+        !self.attempts.is_empty() && self.provider_key_for(self.leaf().provider).is_some()
     }
 
     /// The caller's own provider key, where this provider is the one that it was brought for.
@@ -356,7 +450,7 @@ impl Plan {
     /// That is the first target's. A failover to another provider goes with our credential: a key
     /// is never shown to somebody else's server.
     fn provider_key_for(&self, provider: usize) -> Option<&str> {
-        self.provider_key.as_deref().filter(|_| provider == self.key_provider)
+        self.provider_key.as_deref().filter(|_| self.key_provider == Some(provider))
     }
 
     /// The caller's own provider key as the record may show it: `sk-proj-...TA0A`.
@@ -383,6 +477,12 @@ impl Plan {
         self.rate
     }
 
+    /// Which attempt's answer the caller gets: the last one, unless an earlier one stands.
+    #[must_use]
+    pub(crate) fn serving(&self) -> usize {
+        self.served_by.unwrap_or(self.attempts.len().saturating_sub(1))
+    }
+
     /// What is known of the request.
     #[must_use]
     pub fn subject(&self) -> &Subject {
@@ -392,7 +492,7 @@ impl Plan {
     fn leaf(&self) -> &Leaf {
         match self.attempts.last() {
             Some(attempt) => attempt.target(),
-            None => &self.choice.flat.flat().leaves[self.choice.first],
+            None => &self.choice.flat.flat().leaves[self.choice.first().unwrap_or(0)],
         }
     }
 
@@ -718,6 +818,9 @@ impl Plan {
         if self.held.is_empty() || (!is_stream && self.held.len() <= UNARY_HOLD_BYTES_MAX) {
             return Step::More;
         }
+        if self.is_captured || self.aside.is_some() {
+            return self.fail(Outcome::Malformed, FailedBy::Reset, Evidence::Cut, now_us);
+        }
         let mut out = Vec::new();
         let head = self.held.len().saturating_sub(TAIL_BYTES_MAX);
         let tail = self.held[head..].to_vec();
@@ -763,10 +866,15 @@ impl Plan {
                 if answer.json { Evidence::Whole(None, body) } else { Evidence::Cut };
             return self.fail(Outcome::Malformed, FailedBy::Reset, evidence, now_us);
         }
+        if !self.has_right_dimensions(body) {
+            let evidence = Evidence::Whole(usage, body);
+            return self.fail(Outcome::Malformed, FailedBy::Reset, evidence, now_us);
+        }
         self.settle(Outcome::Ok, Evidence::Whole(usage, body), now_us);
-        let mut out = Vec::with_capacity(body.len() + answer.lines.len() + 640);
-        self.push_head(&answer, Some(body.len() as u64), true, &mut out);
-        out.extend_from_slice(body);
+        if self.reads_whole() {
+            return self.weigh(gate, request_body, answer, body.to_vec(), false, now_us);
+        }
+        let out = self.write_whole(&answer, body, false);
         self.relayed_bytes = body.len() as u64;
         self.end();
         self.record(gate, answer.status, request_body, body, None, now_us);
@@ -877,7 +985,22 @@ impl Plan {
             if !content && !complete && self.held.len() <= STREAM_HOLD_BYTES_MAX {
                 return Step::More;
             }
-            self.attempt().first_us = Some(now_us);
+            self.attempt().first_us.get_or_insert(now_us);
+            if self.reads_whole() {
+                match self.read_on(complete, ended_well, now_us) {
+                    Reading::On => return Step::More,
+                    Reading::Failed => return Step::Failed,
+                    Reading::Whole => {
+                        let usage = self.follower.as_ref().and_then(Follower::last_usage);
+                        let body = std::mem::take(&mut self.held);
+                        self.settle(Outcome::Ok, Evidence::Whole(usage, &body), now_us);
+                        let Some(head) = self.answer.take() else { return Step::Failed };
+                        return self.weigh(gate, request_body, head, body, true, now_us);
+                    }
+                    // Too much to be read before somebody gets it.
+                    Reading::Large => self.subject.warnings.push("cascade_unread"),
+                }
+            }
             self.begin_passing(true, &mut out);
         }
         self.set_deadline(now_us);
@@ -892,6 +1015,35 @@ impl Plan {
             (true, true) => self.complete_passing(gate, request_body, delimited, out, now_us),
             (true, false) => self.cut_after(gate, request_body, out, now_us),
         }
+    }
+
+    /// Go on reading a stream that nobody gets before it is whole.
+    fn read_on(&mut self, complete: bool, ended_well: bool, now_us: u64) -> Reading {
+        if complete && ended_well {
+            return Reading::Whole;
+        }
+        let is_large = self.held.len() > UNARY_HOLD_BYTES_MAX;
+        let has_error = self.follower.as_ref().is_some_and(|seen| seen.error_event().is_some());
+        if complete || has_error || (is_large && (self.is_captured || self.aside.is_some())) {
+            // Nothing was relayed, so another target may serve.
+            self.reusable &= complete && !has_error;
+            self.fail(Outcome::Reset, FailedBy::Reset, Evidence::Cut, now_us);
+            return Reading::Failed;
+        }
+        if is_large {
+            return Reading::Large;
+        }
+        self.set_deadline(now_us);
+        Reading::On
+    }
+
+    /// Has every vector of an embedding the length that the config promises?
+    fn has_right_dimensions(&self, body: &[u8]) -> bool {
+        let Some(wanted) = self.leaf().dimensions.filter(|_| self.endpoint == Endpoint::Embeddings)
+        else {
+            return true;
+        };
+        answer::vector_length(body).is_none_or(|length| length == wanted)
     }
 
     /// An error event came before any content: as good as an answer with that status.
@@ -932,6 +1084,9 @@ impl Plan {
             return Step::More;
         }
         self.reusable = false;
+        if self.gather.is_some() || self.attempts.is_empty() {
+            return self.leave_unsent(gate, request_body, fault, now_us);
+        }
         match fault {
             // All of it has been written: what its reader does then changes nothing.
             Fault::CallerGone | Fault::Shutdown if self.stream_is_whole() => {
@@ -972,6 +1127,24 @@ impl Plan {
                 self.broken(gate, request_body, Outcome::Interrupted, FailedBy::Reset, now_us)
             }
         }
+    }
+
+    /// Nothing is under way here: its calls have ended, or none has begun.
+    fn leave_unsent(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        fault: Fault,
+        now_us: u64,
+    ) -> Step {
+        if fault == Fault::CallerGone {
+            self.end();
+            self.record(gate, 499, request_body, b"", Some(CLIENT_CLOSED), now_us);
+            return Step::Cut(Vec::new());
+        }
+        self.may_go_on = false;
+        self.gather = None;
+        Step::Failed
     }
 
     /// Is the close of the connection the end that the head announced.
@@ -1097,6 +1270,10 @@ impl Plan {
         error: Option<(&str, &str, &str)>,
         now_us: u64,
     ) {
+        if self.is_captured {
+            // What it did becomes part of another record.
+            return;
+        }
         assert!(self.recorded.is_none(), "an exchange is recorded once");
         // Nobody reads what an answer says that is only read on for its usage.
         let (status, error) = match self.drains_until_us {
@@ -1104,6 +1281,23 @@ impl Plan {
             None => (status, error),
         };
         self.recorded = Some((status, now_us.saturating_sub(self.subject.started_us)));
+        if matches!(self.mirror, Mirror::Due) {
+            if status >= 400 || self.drains_until_us.is_some() {
+                // Nobody has got an answer.
+                self.mirror = Mirror::Nothing;
+            } else {
+                let owned = |(kind, code, message): (&str, &str, &str)| {
+                    (kind.to_owned(), code.to_owned(), message.to_owned())
+                };
+                self.mirror = Mirror::UnderWay(Some(Deferred {
+                    status,
+                    response: response_body.to_vec(),
+                    error: error.map(owned),
+                    now_us,
+                }));
+                return;
+            }
+        }
         record::served(
             &mut gate.ring,
             &mut gate.scratch,

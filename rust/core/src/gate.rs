@@ -11,13 +11,15 @@ use std::rc::Rc;
 use crate::cells::{Cell, Cells, Mode};
 use crate::exchange::{InFlight, Plan};
 use crate::head::{self, Framing, Parse};
-use crate::holds::Holds;
+use crate::holds::{Group, Holds};
 use crate::ids::Ids;
-use crate::learnt::Learnt;
 use crate::ledger::{LedgerFault, RowView};
 use crate::live::Live;
 use crate::pricing::Catalogue;
 use crate::record;
+use crate::route::World;
+use crate::routing::Flat;
+use crate::routing::state::BudgetState;
 use crate::request::{Place, Request, allows_model, allows_route, shown_path};
 use crate::ring::RingWriter;
 use crate::snapshot::{Key, Snapshot, StoreBodies};
@@ -89,17 +91,15 @@ pub struct Refused {
 /// One worker's gate.
 pub struct Gate {
     snapshot: Rc<Snapshot>,
-    pub(crate) catalogue: Rc<Catalogue>,
+    pub(crate) world: World,
     pub(crate) cells: Cells,
     pub(crate) ring: RingWriter,
     holds: Holds,
-    learnt: Rc<Learnt>,
-    /// Health, latency and what else all workers know of providers.
-    pub(crate) live: Rc<Live>,
     /// Room for one record, used again and again.
     pub(crate) scratch: Vec<u8>,
     in_flight: Rc<StdCell<u32>>,
     ids: Ids,
+    worker: u32,
 }
 
 impl Gate {
@@ -114,17 +114,22 @@ impl Gate {
         live: Live,
         seed: [u64; 2],
     ) -> Self {
+        let worker = live.worker();
+        let world = World {
+            catalogue: Rc::new(catalogue),
+            learnt: Rc::default(),
+            live: Rc::new(live),
+        };
         Self {
             snapshot: Rc::new(snapshot),
-            catalogue: Rc::new(catalogue),
+            world,
             cells,
             ring,
             holds,
-            learnt: Rc::default(),
-            live: Rc::new(live),
             scratch: Vec::with_capacity(4096),
             in_flight: Rc::new(StdCell::new(0)),
             ids: Ids::new(seed),
+            worker,
         }
     }
 
@@ -135,13 +140,18 @@ impl Gate {
 
     /// One turn of the ledger: settle what is due, and decide on every plan that waits.
     pub fn turn(&mut self, plans: &mut [&mut Plan], now_us: u64, unix_us: u64) {
-        self.holds.turn(plans, now_us, unix_us);
+        self.holds.turn(plans, &mut [], now_us, unix_us);
     }
 
-    /// Health, latency and what else all workers know of providers.
-    #[must_use]
-    pub fn live(&self) -> &Live {
-        &self.live
+    /// The same, with requests that make several calls at once among them.
+    pub fn turn_with(
+        &mut self,
+        plans: &mut [&mut Plan],
+        groups: &mut [Group<'_>],
+        now_us: u64,
+        unix_us: u64,
+    ) {
+        self.holds.turn(plans, groups, now_us, unix_us);
     }
 
     /// Does a settle wait for a turn.
@@ -313,27 +323,35 @@ impl Gate {
         }
         match request.understand(&key, endpoint, body) {
             Err(refusal) => Self::refuse_request(request, refusal, ending),
-            Ok((facts, choice)) => {
+            Ok((facts, flat)) => {
                 let Request { subject, rate, .. } = request;
-                let first = choice.first;
                 let mut plan = Plan::new(
                     Rc::clone(&snapshot),
-                    Rc::clone(&self.catalogue),
-                    Rc::clone(&self.learnt),
+                    self.world.clone(),
                     endpoint,
                     subject,
                     facts,
-                    choice,
+                    flat.clone(),
                     rate,
                     &head,
                     consumed,
                     InFlight::enter(&self.in_flight),
+                    self.worker,
                 );
-                let reason = plan.first_reason();
-                plan.start(first, reason, now_us);
+                let budgets = self.budgets_of(&plan, flat.flat(), unix_us);
+                plan.route(body, budgets, now_us, unix_us);
                 Begin::Plan(Box::new(plan))
             }
         }
+    }
+
+    /// The rows of the budgets that match, where an expression of the config asks for them.
+    fn budgets_of(&self, plan: &Plan, flat: &Flat, unix_us: u64) -> Vec<BudgetState> {
+        if !flat.needs.budgets || self.snapshot.budgets.is_empty() {
+            return Vec::new();
+        }
+        let unix_s = i64::try_from(unix_us / 1_000_000).unwrap_or(i64::MAX);
+        plan.budget_states(unix_s, &|key| self.holds.balance(key))
     }
 
     /// Requests in flight.
@@ -519,7 +537,7 @@ impl Gate {
         for provider in &snapshot.providers {
             let known: Vec<String> = match &provider.models {
                 Some(models) => models.clone(),
-                None => self.catalogue.known_models(&provider.vendor),
+                None => self.world.catalogue.known_models(&provider.vendor),
             };
             for model in known {
                 if allows_model(key, &provider.name, &model) {

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::cells::Cells;
 use crate::exchange::{Plan, Verdict};
-use crate::ledger::row::{FLAG_EXCEEDED, FLAG_SOFT, RowKey};
+use crate::ledger::row::{Balance, FLAG_EXCEEDED, FLAG_SOFT, RowKey};
 use crate::ledger::{HoldRow, Ledger, LedgerFault, RowView, Slots, Turn};
 
 const FACTOR_NONE: u64 = 1000;
@@ -114,6 +114,12 @@ impl Holds {
         self.open.as_ref().map_or(Ok(Vec::new()), |open| open.ledger.rows())
     }
 
+    /// What stands in a row; nothing where there is none, or no ledger.
+    pub(crate) fn balance(&self, key: &RowKey) -> Balance {
+        let row = self.open.as_ref().and_then(|open| open.ledger.row(key).ok().flatten());
+        row.map_or_else(Balance::default, |row| row.balance)
+    }
+
     pub(crate) fn sent(&mut self, slot: u32, charge_if_dead_nusd: u64) {
         if let Some(open) = &self.open {
             open.slots.sent(slot, charge_if_dead_nusd);
@@ -134,22 +140,28 @@ impl Holds {
         self.due.push(due);
     }
 
-    /// Settle what is due and decide on every plan that waits.
-    pub(crate) fn turn(&mut self, plans: &mut [&mut Plan], now_us: u64, unix_us: u64) {
+    /// Settle what is due and decide on every plan that waits, alone or as one of several.
+    pub(crate) fn turn(
+        &mut self,
+        plans: &mut [&mut Plan],
+        groups: &mut [Group<'_>],
+        now_us: u64,
+        unix_us: u64,
+    ) {
         let Some(open) = &mut self.open else {
-            for plan in plans {
+            for plan in all(plans, groups) {
                 plan.stop_unavailable("this worker has no ledger");
             }
             return;
         };
-        match open.run(&self.due, plans, now_us, unix_us) {
+        match open.run(&self.due, plans, groups, now_us, unix_us) {
             Ok(stuck) => open.free_settled(&mut self.due, &stuck),
             Err(fault) => {
-                for plan in plans.iter_mut() {
+                for plan in all(plans, groups) {
                     open.refuse(plan, &fault);
                 }
                 // What is due has been used: it must not wait for room that a hold needs.
-                if let Ok(stuck) = open.run(&self.due, &mut [], now_us, unix_us) {
+                if let Ok(stuck) = open.run(&self.due, &mut [], &mut [], now_us, unix_us) {
                     open.free_settled(&mut self.due, &stuck);
                 }
             }
@@ -166,6 +178,7 @@ impl Open {
         &mut self,
         due: &[Due],
         plans: &mut [&mut Plan],
+        groups: &mut [Group<'_>],
         now_us: u64,
         unix_us: u64,
     ) -> Result<Vec<usize>, LedgerFault> {
@@ -191,8 +204,15 @@ impl Open {
                 refuse(free.slots, plan, &fault);
             }
         }
+        for group in groups.iter_mut() {
+            if let Err(fault) = reserve_group(group, &mut turn, &mut free, now_us, unix_us) {
+                for plan in &mut group.plans {
+                    refuse(free.slots, plan, &fault);
+                }
+            }
+        }
         turn.commit()?;
-        for plan in plans.iter() {
+        for plan in all(plans, groups) {
             if let Some((slot, seq)) = plan.held_slot()
                 && plan.verdict() == Verdict::Go
             {
@@ -219,6 +239,63 @@ impl Open {
         }
         *due = kept;
     }
+}
+
+/// Calls that one request makes side by side: held all in one step, or as many as it needs.
+pub struct Group<'p> {
+    /// In their order; a judge, which is needed whatever happens, is the last.
+    pub plans: Vec<&'p mut Plan>,
+    /// So many of them must fit, the judge not counted.
+    pub least: usize,
+    /// Is the last one a judge.
+    pub has_judge: bool,
+}
+
+/// Every plan of a turn.
+fn all<'a, 'p: 'a, 'q: 'a>(
+    plans: &'a mut [&'p mut Plan],
+    groups: &'a mut [Group<'q>],
+) -> impl Iterator<Item = &'a mut Plan> {
+    let grouped = groups.iter_mut().flat_map(|group| group.plans.iter_mut().map(|plan| &mut **plan));
+    plans.iter_mut().map(|plan| &mut **plan).chain(grouped)
+}
+
+/// Hold for the calls of one request: members are left out from the end until the rest fits. If
+/// fewer fit than it needs, nothing is held.
+fn reserve_group(
+    group: &mut Group<'_>,
+    turn: &mut Turn<'_>,
+    free: &mut Free<'_>,
+    now_us: u64,
+    unix_us: u64,
+) -> Result<(), LedgerFault> {
+    let count = group.plans.len();
+    let members = count - usize::from(group.has_judge);
+    let mut fitting = 0;
+    let mut fits = |plan: &mut Plan, turn: &mut Turn<'_>| {
+        plan.reserve(turn, free, now_us, unix_us)?;
+        Ok::<bool, LedgerFault>(plan.verdict() == Verdict::Go)
+    };
+    let judge_fits = !group.has_judge || fits(group.plans[count - 1], turn)?;
+    if judge_fits {
+        while fitting < members && fits(group.plans[fitting], turn)? {
+            fitting += 1;
+        }
+    }
+    let is_enough = judge_fits && fitting >= group.least.min(members);
+    for (at, plan) in group.plans.iter_mut().enumerate() {
+        let is_judge = group.has_judge && at == count - 1;
+        if is_enough && (at < fitting || is_judge) {
+            continue;
+        }
+        if let Some((slot, seq)) = plan.held_slot() {
+            turn.settle(seq, 0)?;
+            plan.undo_hold();
+            free.slots.free(slot);
+        }
+        plan.leave_out();
+    }
+    Ok(())
 }
 
 /// Nothing is held for this plan, so nothing of it is sent.

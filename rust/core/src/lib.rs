@@ -35,6 +35,7 @@ pub mod record;
 pub mod redact;
 pub mod request;
 pub mod ring;
+pub mod route;
 pub mod routing;
 pub mod rules;
 pub mod scan;

@@ -4,16 +4,21 @@
 //! them in, redacted. Field names and units are public. Money is text with nine decimals.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 
 use crate::attempt::{Attempt, HeldBy, Outcome, SettledBy};
 use crate::digits::{push_number, push_usd};
 use crate::exchange::{Plan, Tally};
 use crate::gate::Refused;
 use crate::ring::{Bodies, RingWriter};
-use crate::routing::Strategy;
+use crate::routing::decide::Candidate;
+use crate::routing::state::{Health, Keys, TargetState, Tokens};
+use crate::routing::{Leaf, Strategy};
 use crate::snapshot::{Snapshot, StoreBodies};
 use crate::subject::Subject;
 use crate::usage::Usage;
+
+const US_PER_MS: f64 = 1000.0;
 
 const ORDINALS: [&str; 8] =
     ["primary", "secondary", "third", "fourth", "fifth", "sixth", "seventh", "eighth"];
@@ -134,6 +139,14 @@ impl<'o> Object<'o> {
         }
     }
 
+    /// A number with a fraction; what is no number is null.
+    fn figure(&mut self, key: &'static str, value: Option<f64>) {
+        let Some(value) = value.filter(|value| value.is_finite()) else { return self.null(key) };
+        let out = self.key(key);
+        // Writing to a vector does not fail.
+        let _ = write!(out, "{value}");
+    }
+
     fn flag(&mut self, key: &'static str, value: bool) {
         self.key(key).extend_from_slice(if value { b"true" } else { b"false" });
     }
@@ -222,7 +235,7 @@ pub(crate) fn served(
     push_subject(&mut record, &plan.snapshot, subject);
     record.number(key!("status"), u64::from(status));
     push_error(&mut record, error);
-    let last = plan.attempts.last();
+    let last = plan.attempts.get(plan.serving());
     let serving = last.filter(|_| error.is_none_or(|_| plan.relayed_bytes > 0));
     match serving {
         Some(attempt) => {
@@ -245,7 +258,8 @@ pub(crate) fn served(
             object.usd(key!("input_usd"), Some(cost.input_nusd));
             object.usd(key!("output_usd"), Some(cost.output_nusd));
             object.usd(key!("total_usd"), Some(cost.input_nusd + cost.output_nusd));
-            object.null(key!("shadow_usd"));
+            let shadow = plan.shadow_cost();
+            object.usd(key!("shadow_usd"), shadow.map(|cost| cost.input_nusd + cost.output_nusd));
             object.text(key!("price_version"), plan.price_version());
         }),
         None => record.null(key!("cost")),
@@ -439,19 +453,17 @@ fn push_tally(out: &mut Vec<u8>, plan: &Plan, tally: &Tally) {
 
 fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     let flat = plan.choice.flat.flat();
+    let decision = &plan.choice.decision;
     let sole = plan.attempts.len() == 1 && served && plan.budgets.downgraded.is_none();
+    let is_first = decision.order.first() == Some(&0);
     let reason: Cow<'static, str> = match flat.strategy {
         Strategy::Direct if sole => "model named by the caller".into(),
         Strategy::Single if sole => "the only target".into(),
-        Strategy::Fallback if sole && plan.choice.first == 0 => "primary healthy".into(),
-        _ => plan
-            .attempts
-            .iter()
-            .enumerate()
-            .map(|(index, attempt)| format!("{} {}", ordinal(index), verdict(attempt)))
-            .collect::<Vec<_>>()
-            .join(", ")
-            .into(),
+        Strategy::Fallback if sole && is_first => "primary healthy".into(),
+        Strategy::Fallback | Strategy::Single | Strategy::Direct => told(plan).into(),
+        _ if plan.attempts.is_empty() => "nobody may serve".into(),
+        _ if sole => plan.attempts[0].reason.clone(),
+        _ => format!("{}: {}", plan.attempts[0].reason, told(plan)).into(),
     };
     let downgraded = plan.budgets.downgraded.as_ref();
     match downgraded {
@@ -461,36 +473,150 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
         None => object.text(key!("reason"), &reason),
     }
     let summary = if served {
-        format!("{} -> attempt_{}", flat.strategy.name(), plan.attempts.len())
+        format!("{} -> attempt_{}", flat.strategy.name(), plan.serving() + 1)
     } else {
         format!("{} -> none", flat.strategy.name())
     };
     object.text(key!("summary"), &summary);
     let leaf = match plan.attempts.last() {
-        Some(attempt) => attempt.target(),
-        None => &flat.leaves[plan.choice.first],
+        Some(attempt) => Some(attempt.target()),
+        None => plan.choice.first().map(|leaf| &flat.leaves[leaf]),
     };
-    object.list(key!("path"), leaf.path.iter(), |out, step| push_json_text(out, step));
+    let path = leaf.map_or(&[][..], |leaf| &leaf.path);
+    object.list(key!("path"), path.iter(), |out, step| push_json_text(out, step));
     let left = downgraded.map(|downgraded| &downgraded.choice);
-    let choices = left.into_iter().chain(std::iter::once(&plan.choice));
-    let candidates =
-        choices.flat_map(|choice| choice.flat.flat().leaves.iter().zip(&choice.rejected));
-    object.list(key!("candidates"), candidates, |out, (leaf, rejected)| {
-        let mut candidate = Object::open(out);
-        candidate.text(key!("target"), &leaf.label);
-        candidate.flag(key!("eligible"), rejected.is_none());
-        candidate.maybe_text(key!("reject_reason"), *rejected);
-        candidate.null(key!("est_cost_usd"));
-        candidate.null(key!("latency_ms"));
-        candidate.null(key!("health"));
-        candidate.null(key!("score"));
-        candidate.close();
+    let choices = || left.into_iter().chain(std::iter::once(&plan.choice));
+    let candidates = choices().flat_map(|choice| {
+        let decision = &choice.decision;
+        choice.flat.flat().leaves.iter().zip(decision.candidates.iter().zip(&decision.state.leaves))
     });
-    object.empty_list(key!("rules"));
-    object.null(key!("variant"));
+    object.list(key!("candidates"), candidates, |out, (leaf, (candidate, state))| {
+        push_candidate(out, leaf, candidate, state);
+    });
+    let rules = choices().flat_map(|choice| {
+        choice.decision.rules.iter().map(move |result| (choice.flat.flat(), result))
+    });
+    object.list(key!("rules"), rules, |out, (flat, result)| {
+        let mut rule = Object::open(out);
+        rule.number(key!("index"), result.index as u64);
+        rule.text(key!("expr"), flat.rule_text(result.config, result.index));
+        match result.result {
+            Some(holds) => rule.flag(key!("result"), holds),
+            None => rule.null(key!("result")),
+        }
+        rule.close();
+    });
+    object.maybe_text(key!("variant"), plan.variant());
     object.maybe_text(key!("downgraded_from"), downgraded.map(|left| left.from.as_str()));
     object.maybe_number(key!("fitted_to"), plan.budgets.limit_sent);
-    object.null(key!("tokens_by"));
+    object.maybe_text(key!("tokens_by"), decision.tokens_by());
+    push_inputs(object, plan);
+}
+
+/// How each attempt went: `primary timeout, secondary healthy`.
+fn told(plan: &Plan) -> String {
+    let attempts = plan.attempts.iter().enumerate();
+    let told: Vec<String> = attempts
+        .map(|(index, attempt)| format!("{} {}", ordinal(index), verdict(attempt)))
+        .collect();
+    told.join(", ")
+}
+
+fn push_candidate(out: &mut Vec<u8>, leaf: &Leaf, candidate: &Candidate, state: &TargetState) {
+    let mut object = Object::open(out);
+    object.text(key!("target"), &leaf.label);
+    object.flag(key!("eligible"), candidate.reject_reason.is_none());
+    object.maybe_text(key!("reject_reason"), candidate.reject_reason);
+    object.usd(key!("est_cost_usd"), state.cost_nusd);
+    let latency_us = state.ttft_us.or(state.total_us);
+    object.figure(key!("latency_ms"), latency_us.map(|us| f64::from(us) / US_PER_MS));
+    object.text(key!("health"), state.health.name());
+    object.figure(key!("score"), candidate.score);
+    object.close();
+}
+
+/// The figures that this decision read, so that it can be made again from its record.
+fn push_inputs(object: &mut Object<'_>, plan: &Plan) {
+    let decision = &plan.choice.decision;
+    let state = &decision.state;
+    let flat = plan.choice.flat.flat();
+    object.object(key!("inputs"), |inputs| {
+        inputs.number(key!("unix_s"), state.unix_s.unsigned_abs());
+        if !decision.rules.is_empty() && !state.budgets.is_empty() {
+            inputs.list(key!("budgets"), state.budgets.iter(), |out, budget| {
+                let mut object = Object::open(out);
+                object.text(key!("name"), &budget.name);
+                object.usd(key!("spent_usd"), Some(budget.spent_nusd));
+                object.usd(key!("held_usd"), Some(budget.held_nusd));
+                object.usd(key!("allowed_usd"), Some(budget.allowed_nusd));
+                object.flag(key!("tightest"), budget.is_tightest);
+                object.close();
+            });
+        }
+        if flat.leaves.len() > 1 || !state.named.is_empty() {
+            inputs.list(key!("targets"), state.leaves.iter(), push_target_state);
+            if !state.named.is_empty() {
+                let named = flat.named.iter().zip(&state.named);
+                inputs.list(key!("named"), named, |out, (named, state)| {
+                    let mut object = Object::open(out);
+                    object.text(key!("model"), &named.model);
+                    push_figures(&mut object, state);
+                    object.close();
+                });
+            }
+        }
+        if decision.read_tokens {
+            match state.tokens {
+                Tokens::Between { least, most } => {
+                    inputs.figure(key!("tokens_least"), Some(least));
+                    inputs.figure(key!("tokens_most"), Some(most));
+                }
+                Tokens::Counted(tokens) | Tokens::Estimated(tokens) => {
+                    inputs.figure(key!("tokens"), Some(tokens));
+                }
+            }
+        }
+    });
+    object.null(key!("state_ref"));
+}
+
+fn push_target_state(out: &mut Vec<u8>, state: &TargetState) {
+    let mut object = Object::open(out);
+    push_figures(&mut object, state);
+    object.close();
+}
+
+fn push_figures(object: &mut Object<'_>, state: &TargetState) {
+    object.text(key!("health"), state.health.name());
+    if let Health::Open { since_us, is_due } = state.health {
+        object.number(key!("open_since_us"), since_us);
+        object.flag(key!("is_due"), is_due);
+    }
+    match state.keys {
+        Keys::Usable => {}
+        Keys::Cooling { until_us } => object.number(key!("cooling_until_us"), until_us),
+        Keys::Rejected => object.flag(key!("keys_rejected"), true),
+    }
+    let ms = |us: Option<f32>| us.map(|us| f64::from(us) / US_PER_MS);
+    for (key, value) in [
+        (key!("error_rate"), state.error_rate.map(f64::from)),
+        (key!("ttft_ms"), ms(state.ttft_us)),
+        (key!("total_ms"), ms(state.total_us)),
+        (key!("p50_ms"), state.p50_ms.map(f64::from)),
+    ] {
+        if value.is_some() {
+            object.figure(key, value);
+        }
+    }
+    if state.in_flight > 0 {
+        object.number(key!("in_flight"), u64::from(state.in_flight));
+    }
+    if state.cost_nusd.is_some() || state.input_tokens > 0 {
+        object.number(key!("input_tokens"), state.input_tokens);
+        object.number(key!("cached_tokens"), state.cached_tokens);
+        object.number(key!("output_tokens"), state.output_tokens);
+        object.usd(key!("cost_usd"), state.cost_nusd);
+    }
 }
 
 fn push_attempt(out: &mut Vec<u8>, plan: &Plan, index: usize, attempt: &Attempt) {
@@ -502,7 +628,7 @@ fn push_attempt(out: &mut Vec<u8>, plan: &Plan, index: usize, attempt: &Attempt)
     object.text(key!("target"), &leaf.label);
     object.text(key!("provider"), &provider.name);
     object.text(key!("model"), &leaf.model);
-    object.text(key!("role"), "serve");
+    object.text(key!("role"), attempt.role.name());
     object.maybe_text(key!("outcome"), attempt.outcome.map(Outcome::name));
     object.maybe_number(key!("status"), attempt.status.map(u64::from));
     object.text(key!("reason"), &attempt.reason);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::head::{Framing, RequestHead};
 use crate::routing::Flat;
+use crate::routing::decide::Decision;
 use crate::scan::{
     self, Facts, IDENTIFIER_BYTES_MAX, ScanFault, TAG_KEY_BYTES_MAX, TAG_VALUE_BYTES_MAX,
     TAGS_COUNT_MAX,
@@ -25,10 +26,16 @@ pub(crate) enum Place {
 pub struct Choice {
     /// The config, or one leaf without one.
     pub flat: FlatRef,
-    /// For each leaf why it may not serve, or None.
-    pub rejected: Vec<Option<&'static str>>,
-    /// The first leaf that may serve.
-    pub first: usize,
+    /// Which of its leaves may serve, in which order, and why.
+    pub decision: Decision,
+}
+
+impl Choice {
+    /// The leaf that is tried first.
+    #[must_use]
+    pub fn first(&self) -> Option<usize> {
+        self.decision.order.first().copied()
+    }
 }
 
 /// A flattened config that lives in the snapshot, or one made for this request.
@@ -177,18 +184,18 @@ impl Request<'_, '_> {
         }
     }
 
-    /// Scan the body, settle who it counts for, and choose the targets.
+    /// Scan the body, settle who it counts for, and find the config that it names.
     pub(crate) fn understand(
         &mut self,
         key: &Key,
         endpoint: Endpoint,
         body: &[u8],
-    ) -> Result<(Facts, Choice), Refusal> {
+    ) -> Result<(Facts, FlatRef), Refusal> {
         let mut facts = scan::scan(body, endpoint.shape()).map_err(scan_refusal)?;
         let model = std::mem::take(&mut facts.model);
         self.subject.stream = facts.stream;
         let choice = match self.attribute(key, &mut facts) {
-            Ok(()) => self.choose(key, endpoint, &model),
+            Ok(()) => self.choose(key, &model),
             Err(refusal) => Err(refusal),
         };
         self.subject.model_requested = model;
@@ -290,15 +297,10 @@ impl Request<'_, '_> {
         Ok(())
     }
 
-    /// From the caller's `model` to targets: `@slug`, `@slug@7`, `provider/model` or `model`.
-    fn choose(
-        &mut self,
-        key: &Key,
-        endpoint: Endpoint,
-        model: &str,
-    ) -> Result<Choice, Refusal> {
+    /// From the caller's `model` to a config: `@slug`, `@slug@7`, `provider/model` or `model`.
+    fn choose(&mut self, key: &Key, model: &str) -> Result<FlatRef, Refusal> {
         if let Some(name) = model.strip_prefix('@') {
-            return self.choose_route(key, endpoint, name);
+            return self.choose_route(key, name);
         }
         let snapshot = self.snapshot;
         let named = model.split_once('/').and_then(|(provider, rest)| {
@@ -337,17 +339,10 @@ impl Request<'_, '_> {
             .param("model"));
         }
         self.subject.strategy = "direct";
-        let flat = Flat::direct(provider, name, model);
-        let rejected = vec![capability(endpoint, &target.vendor)];
-        eligible(FlatRef::Own(Rc::new(flat)), rejected)
+        Ok(FlatRef::Own(Rc::new(Flat::direct(provider, name, model))))
     }
 
-    fn choose_route(
-        &mut self,
-        key: &Key,
-        endpoint: Endpoint,
-        name: &str,
-    ) -> Result<Choice, Refusal> {
+    fn choose_route(&mut self, key: &Key, name: &str) -> Result<FlatRef, Refusal> {
         let (slug, pinned) = match name.split_once('@') {
             Some((slug, version)) => (slug, Some(version)),
             None => (name, None),
@@ -404,19 +399,7 @@ impl Request<'_, '_> {
         })?;
         self.subject.route = Some((Rc::clone(route), Rc::clone(version)));
         self.subject.strategy = version.flat.strategy.name();
-        let rejected = version
-            .flat
-            .leaves
-            .iter()
-            .map(|leaf| {
-                let provider = &self.snapshot.providers[leaf.provider];
-                capability(endpoint, &provider.vendor).or_else(|| {
-                    (!allows_model(key, &provider.name, &leaf.model))
-                        .then_some("model_not_allowed")
-                })
-            })
-            .collect();
-        eligible(FlatRef::Version(Rc::clone(version)), rejected)
+        Ok(FlatRef::Version(Rc::clone(version)))
     }
 
     /// Which provider serves a bare model name: one that lists it, else by the name's prefix.
@@ -459,26 +442,6 @@ impl Request<'_, '_> {
             ),
         )
         .param("model")
-    }
-}
-
-fn eligible(flat: FlatRef, rejected: Vec<Option<&'static str>>) -> Result<Choice, Refusal> {
-    match rejected.iter().position(Option::is_none) {
-        Some(first) => Ok(Choice { flat, rejected, first }),
-        None => {
-            let mut refusal =
-                Refusal::new(
-                    "no_healthy_target",
-                    format!(
-                        "no target can serve this request: {}",
-                        listed(flat.flat().leaves.iter().zip(&rejected).map(
-                            |(leaf, why)| format!("{} ({})", leaf.label, why.unwrap_or(""))
-                        ))
-                    ),
-                );
-            refusal.retry_after_s = None;
-            Err(refusal)
-        }
     }
 }
 

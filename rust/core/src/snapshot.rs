@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use hmac::{Hmac, Mac};
 use serde::Deserialize;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use crate::bound::LimitDefaults;
 use crate::budget::{BudgetDocument, Budgets};
@@ -147,6 +147,7 @@ pub struct Credential {
     head_lines: Vec<u8>,
     /// The secret alone: what has to be scrubbed from messages.
     secret: String,
+    secret_hash: u64,
 }
 
 impl Credential {
@@ -154,6 +155,12 @@ impl Credential {
     #[must_use]
     pub fn head_lines(&self) -> &[u8] {
         &self.head_lines
+    }
+
+    /// A number that changes when the secret does.
+    #[must_use]
+    pub fn secret_hash(&self) -> u64 {
+        self.secret_hash
     }
 
     /// Replace this secret wherever it stands in `text`.
@@ -404,7 +411,8 @@ impl Snapshot {
             if project >= document.projects.len() {
                 return Err(SnapshotFault(format!("route {} has no project", route.slug)));
             }
-            let route = Rc::new(route.compile(&providers)?);
+            let name = document.projects[project].name.as_str();
+            let route = Rc::new(route.compile(&providers, name)?);
             if is_default {
                 defaults[project] = Some(Rc::clone(&route));
             }
@@ -423,7 +431,8 @@ impl Snapshot {
             .collect();
         let projects: Vec<&str> =
             document.projects.iter().map(|project| project.name.as_str()).collect();
-        let flatten = |node: &routing::Node| Flat::compile(node, &providers);
+        let flatten =
+            |node: &routing::Node, project: &str| Flat::compile(node, &providers, project);
         let mut budgets = document.budgets;
         if document.server.hash_end_users {
             let hash = |end_user: &str| hashed_end_user(&pepper, end_user);
@@ -592,6 +601,7 @@ impl ProviderDocument {
                 id: credential.id,
                 weight: credential.weight,
                 head_lines: auth_line(&self.auth_header, &self.auth_prefix, &secret),
+                secret_hash: secret_hash(&secret),
                 secret,
             });
         }
@@ -600,6 +610,7 @@ impl ProviderDocument {
                 id: self.name.clone(),
                 weight: 1,
                 head_lines: Vec::new(),
+                secret_hash: 0,
                 secret: String::new(),
             });
         }
@@ -650,6 +661,12 @@ fn is_field(name: &str, value: &str) -> bool {
     !name.is_empty() && name.bytes().all(is_token) && !value.chars().any(char::is_control)
 }
 
+/// Part of a digest: two secrets differ in it, and nobody learns one from it.
+fn secret_hash(secret: &str) -> u64 {
+    let digest = Sha256::digest(secret.as_bytes());
+    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
+}
+
 /// The head line that carries a key.
 #[must_use]
 pub fn auth_line(header: &str, prefix: &str, secret: &str) -> Vec<u8> {
@@ -657,10 +674,10 @@ pub fn auth_line(header: &str, prefix: &str, secret: &str) -> Vec<u8> {
 }
 
 impl RouteDocument {
-    fn compile(self, providers: &[Provider]) -> Result<Route, SnapshotFault> {
+    fn compile(self, providers: &[Provider], project: &str) -> Result<Route, SnapshotFault> {
         let mut versions = HashMap::with_capacity(self.versions.len());
         for version in self.versions {
-            let flat = Flat::compile(&version.config, providers).map_err(|fault| {
+            let flat = Flat::compile(&version.config, providers, project).map_err(|fault| {
                 SnapshotFault(format!(
                     "route {} version {}: {fault}",
                     self.slug, version.version

@@ -15,7 +15,7 @@ use modelux_core::cells::Cells;
 use modelux_core::exchange::{self, Fault, Step, Verdict};
 use modelux_core::fields::{push_config, push_rate};
 use modelux_core::gate::{self, Begin};
-use modelux_core::holds::Holds;
+use modelux_core::holds::{Group, Holds};
 use modelux_core::live::Live;
 use modelux_core::ring::RingWriter;
 use modelux_core::snapshot::Snapshot;
@@ -36,6 +36,8 @@ const GO: u8 = 0;
 const WAIT: u8 = 1;
 const COUNT: u8 = 2;
 const STOPPED: u8 = 3;
+const GATHER: u8 = 4;
+const PAUSE: u8 = 5;
 
 /// A request has one hold at a time, and one more that ended and is not yet settled.
 const SLOTS_A_REQUEST: u32 = 2;
@@ -209,8 +211,8 @@ impl Gate {
         let live = match live_path {
             Some(path) => Live::open(&path).and_then(|live| live.as_worker(slot)),
             None => Live::private(),
-        };
-        let live = live.map_err(os)?;
+        }
+        .map_err(os)?;
         let seed = [seed.0, seed.1];
         let inner = gate::Gate::new(snapshot, catalogue, cells, ring, holds, live, seed);
         Ok(Self { inner: Rc::new(RefCell::new(inner)) })
@@ -290,10 +292,26 @@ impl Gate {
     }
 
     /// One turn of the ledger: settle what is due, and decide on every plan that waits.
-    fn turn(&self, mut plans: Vec<PyRefMut<'_, Plan>>) {
+    ///
+    /// A group are the calls of one request, how many of them it needs, and whether the last of
+    /// them is a judge.
+    #[pyo3(signature = (plans, groups=Vec::new()))]
+    fn turn(
+        &self,
+        mut plans: Vec<PyRefMut<'_, Plan>>,
+        mut groups: Vec<(Vec<PyRefMut<'_, Plan>>, usize, bool)>,
+    ) {
         let mut plans: Vec<&mut exchange::Plan> =
             plans.iter_mut().map(|plan| &mut *plan.inner).collect();
-        self.inner.borrow_mut().turn(&mut plans, mono_us(), unix_us());
+        let mut groups: Vec<Group<'_>> = groups
+            .iter_mut()
+            .map(|(plans, least, has_judge)| Group {
+                plans: plans.iter_mut().map(|plan| &mut *plan.inner).collect(),
+                least: *least,
+                has_judge: *has_judge,
+            })
+            .collect();
+        self.inner.borrow_mut().turn_with(&mut plans, &mut groups, mono_us(), unix_us());
     }
 
     /// Does a settle wait for a turn.
@@ -344,6 +362,18 @@ struct Plan {
     gate: Rc<RefCell<gate::Gate>>,
     source: Py<PyBytes>,
     range: std::ops::Range<usize>,
+}
+
+impl Plan {
+    /// Another plan over the same request.
+    fn beside(&self, py: Python<'_>, plan: exchange::Plan) -> Self {
+        Self {
+            inner: Box::new(plan),
+            gate: Rc::clone(&self.gate),
+            source: self.source.clone_ref(py),
+            range: self.range.clone(),
+        }
+    }
 }
 
 fn step_tuple(py: Python<'_>, step: Step) -> PyResult<Bound<'_, PyTuple>> {
@@ -399,6 +429,12 @@ impl Plan {
         self.inner.has_provider_key()
     }
 
+    /// The instant before which the current attempt must not be sent.
+    #[getter]
+    fn not_before_us(&self) -> u64 {
+        self.inner.not_before_us()
+    }
+
     /// Close the caller's connection after this answer.
     fn forbid_keep_alive(&mut self) {
         self.inner.forbid_keep_alive();
@@ -409,11 +445,13 @@ impl Plan {
         self.inner.connecting(mono_us());
     }
 
-    /// What the current attempt waits for: `GO`, `WAIT`, `COUNT` or `STOPPED`.
+    /// What the current attempt waits for: `GO`, `WAIT`, `COUNT`, `STOPPED`, `GATHER`, `PAUSE`.
     #[getter]
     fn verdict(&self) -> u8 {
         match self.inner.verdict() {
+            Verdict::Go if self.inner.not_before_us() > 0 => PAUSE,
             Verdict::Go => GO,
+            Verdict::Gather => GATHER,
             Verdict::Wait => WAIT,
             Verdict::Count => COUNT,
             Verdict::Stopped => STOPPED,
@@ -460,7 +498,7 @@ impl Plan {
 
     /// Take in the count of the text, or that it cannot be counted.
     fn counted(&mut self, text_tokens: Option<u64>) {
-        self.inner.counted(text_tokens);
+        self.inner.counted(text_tokens, mono_us(), unix_us());
     }
 
     /// Return the bytes of the current attempt, which are to be written at once.
@@ -490,8 +528,91 @@ impl Plan {
     }
 
     /// Go on to the next attempt, if there is one.
-    fn next(&mut self) -> bool {
-        self.inner.next(mono_us())
+    fn next(&mut self, py: Python<'_>) -> bool {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        self.inner.next(request_body, mono_us())
+    }
+
+    /// Send an answer that was read before, where there is one: it stands.
+    fn stand<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        let step = self.inner.stand(&mut self.gate.borrow_mut(), request_body, mono_us());
+        step_tuple(py, step)
+    }
+
+    /// The calls of an ensemble, how many of them it needs, and whether the last is its judge.
+    fn members(&mut self, py: Python<'_>) -> PyResult<(Vec<Py<Plan>>, usize, bool)> {
+        let (members, least, has_judge) = self.inner.members(mono_us());
+        let members = members
+            .into_iter()
+            .map(|member| Py::new(py, self.beside(py, member)))
+            .collect::<PyResult<Vec<_>>>()?;
+        Ok((members, least, has_judge))
+    }
+
+    /// When the members' time is up.
+    #[getter]
+    fn gather_deadline_us(&self) -> u64 {
+        self.inner.gather_deadline_us()
+    }
+
+    /// Take in what a member came to. Returns whether no other is needed.
+    fn take_member(&mut self, py: Python<'_>, mut member: PyRefMut<'_, Plan>) -> bool {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        self.inner.take_member(request_body, &mut member.inner, mono_us())
+    }
+
+    /// Not enough of the calls could be held: say so, or go where a budget sends this request.
+    fn adopt_stop(&mut self, members: Vec<PyRef<'_, Plan>>) {
+        let members: Vec<&exchange::Plan> =
+            members.iter().map(|member| &*member.inner).collect();
+        self.inner.adopt_stop(&members, mono_us(), unix_us());
+    }
+
+    /// Give the judge what it has to judge; False where there is nothing to pick from.
+    fn brief_judge(&mut self, py: Python<'_>, mut judge: PyRefMut<'_, Plan>) -> bool {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        self.inner.brief_judge(request_body, &mut judge.inner)
+    }
+
+    /// Take in what the judge came to.
+    fn take_judge(&mut self, mut judge: PyRefMut<'_, Plan>) {
+        self.inner.take_judge(&mut judge.inner);
+    }
+
+    /// Make one answer of the members' answers.
+    fn gathered<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        let step = self.inner.gathered(&mut self.gate.borrow_mut(), request_body, mono_us());
+        step_tuple(py, step)
+    }
+
+    /// Is there traffic to mirror, now that the caller has its answer?
+    #[getter]
+    fn mirrors(&self) -> bool {
+        self.inner.mirrors()
+    }
+
+    /// The call that mirrors this request; None where nobody can take it.
+    fn mirror(&mut self, py: Python<'_>) -> PyResult<Option<Py<Plan>>> {
+        match self.inner.mirror(mono_us()) {
+            Some(shadow) => Py::new(py, self.beside(py, shadow)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Mirrored traffic is over, or was never begun: write the record that waited for it.
+    #[pyo3(signature = (shadow=None))]
+    fn mirrored(&mut self, py: Python<'_>, shadow: Option<PyRefMut<'_, Plan>>) {
+        let request_body = &self.source.as_bytes(py)[self.range.clone()];
+        let mut shadow = shadow;
+        let shadow = shadow.as_mut().map(|shadow| &mut *shadow.inner);
+        self.inner.mirrored(&mut self.gate.borrow_mut(), request_body, shadow);
+    }
+
+    /// The wait before a retry is over.
+    fn resume(&mut self) {
+        self.inner.resume();
     }
 
     /// All attempts so far: target, provider, outcome, status, limit in milliseconds.
@@ -574,6 +695,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("VERDICT_WAIT", WAIT)?;
     module.add("VERDICT_COUNT", COUNT)?;
     module.add("VERDICT_STOPPED", STOPPED)?;
+    module.add("VERDICT_GATHER", GATHER)?;
+    module.add("VERDICT_PAUSE", PAUSE)?;
     module.add("STEP_MORE", MORE)?;
     module.add("STEP_WRITE", WRITE)?;
     module.add("STEP_DONE", DONE)?;

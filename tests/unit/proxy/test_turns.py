@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from modelux._native import Gate, Plan
-from modelux.proxy.connection import LEDGER, NOTHING, ClientConnection
+from modelux.proxy.connection import ClientConnection
+from modelux.proxy.resumable import LEDGER, NOTHING
 from modelux.proxy.turns import Turns
 
 

@@ -189,7 +189,7 @@ impl Budgets {
     pub fn compile(
         documents: Vec<BudgetDocument>,
         projects: &[&str],
-        flatten: &dyn Fn(&Node) -> Result<Flat, String>,
+        flatten: &dyn Fn(&Node, &str) -> Result<Flat, String>,
     ) -> Result<Self, String> {
         let mut names = HashSet::new();
         let mut ids = HashSet::new();
@@ -259,7 +259,7 @@ impl BudgetDocument {
     fn compile(
         self,
         projects: &[&str],
-        flatten: &dyn Fn(&Node) -> Result<Flat, String>,
+        flatten: &dyn Fn(&Node, &str) -> Result<Flat, String>,
     ) -> Result<Budget, String> {
         let id = decode_id(&self.id)
             .ok_or_else(|| format!("the id {:?} is not 16 bytes of hex", self.id))?;
@@ -282,7 +282,11 @@ impl BudgetDocument {
         let downgrade = self
             .downgrade
             .iter()
-            .map(|node| node.as_ref().map(|node| flatten(node).map(Rc::new)).transpose())
+            .enumerate()
+            .map(|(project, node)| {
+                let project = projects.get(project).copied().unwrap_or("");
+                node.as_ref().map(|node| flatten(node, project).map(Rc::new)).transpose()
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|fault| format!("downgrade_to: {fault}"))?;
         let budget = Budget {

@@ -1,7 +1,7 @@
 //! The head that the caller gets: the provider's fields that pass, and ours.
 
 use super::{AnswerHead, Plan};
-use crate::attempt::{Attempt, SettledBy};
+use crate::attempt::{Attempt, Role, SettledBy};
 use crate::date::iso_instant;
 use crate::digits::{push_number, push_usd};
 use crate::fields::{push_config, push_header_text, push_rate};
@@ -15,11 +15,14 @@ impl Plan {
     /// it, not the wait for its connection.
     #[must_use]
     pub fn overhead_us(&self) -> u64 {
-        let Some((last, before)) = self.attempts.split_last() else { return 0 };
+        let Some(last) = self.attempts.get(self.serving()) else { return 0 };
+        let before = &self.attempts[..self.serving()];
         let sent_us = last.sent_us.unwrap_or(last.started_us);
         let connect_us = last.connect_us();
         let elsewhere_us: u64 = before
             .iter()
+            // Members of an ensemble run side by side: they took no time from one another.
+            .filter(|attempt| attempt.ended_us.is_some_and(|at_us| at_us <= last.started_us))
             .map(|attempt| {
                 attempt.ended_us.map_or(0, |at_us| at_us.saturating_sub(attempt.started_us))
             })
@@ -33,9 +36,21 @@ impl Plan {
     /// where the sum is beyond what money may be.
     #[must_use]
     pub fn total_cost(&self) -> Option<pricing::Cost> {
+        self.cost_of_roles(|role| role != Role::Shadow)
+    }
+
+    /// What mirrored traffic cost; None where there was none, or nothing is known of its price.
+    #[must_use]
+    pub fn shadow_cost(&self) -> Option<pricing::Cost> {
+        self.cost_of_roles(|role| role == Role::Shadow)
+    }
+
+    fn cost_of_roles(&self, is_counted: impl Fn(Role) -> bool) -> Option<pricing::Cost> {
         let mut total: Option<pricing::Cost> = None;
-        let has_used =
-            |attempt: &&Attempt| attempt.usage.is_some() || attempt.charged_nusd.is_some();
+        let has_used = |attempt: &&Attempt| {
+            is_counted(attempt.role)
+                && (attempt.usage.is_some() || attempt.charged_nusd.is_some())
+        };
         for attempt in self.attempts.iter().filter(has_used) {
             let cost = match attempt.settled_by {
                 Some(SettledBy::Released) => pricing::Cost { input_nusd: 0, output_nusd: 0 },
@@ -55,7 +70,9 @@ impl Plan {
     /// Attempts that wrote a request byte.
     #[must_use]
     pub fn attempts_sent(&self) -> usize {
-        self.attempts.iter().filter(|attempt| attempt.sent_us.is_some()).count()
+        let is_counted =
+            |attempt: &&Attempt| attempt.sent_us.is_some() && attempt.role != Role::Shadow;
+        self.attempts.iter().filter(is_counted).count()
     }
 
     /// Our head lines that every answer of this plan carries, errors too.
@@ -70,6 +87,11 @@ impl Plan {
         }
         if let Some(rate) = self.rate {
             push_rate(&rate, out);
+        }
+        if let Some(variant) = self.variant() {
+            out.extend_from_slice(b"X-Modelux-Ab-Variant: ");
+            push_header_text(out, variant);
+            out.extend_from_slice(b"\r\n");
         }
         self.push_budget_lines(out);
         if !self.subject.warnings.is_empty() {
@@ -116,7 +138,7 @@ impl Plan {
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&answer.lines);
         self.push_own_lines(out);
-        if let Some(last) = self.attempts.last() {
+        if let Some(last) = self.attempts.get(self.serving()) {
             let (leaf, provider) = self.target_of(last);
             out.extend_from_slice(b"X-Modelux-Provider-Used: ");
             push_header_text(out, &provider.name);

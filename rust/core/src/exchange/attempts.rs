@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 
+use super::weigh::Onward;
 use super::{Phase, Plan};
 use crate::attempt::Attempt;
+use crate::backoff::backoff_ms;
+use crate::chance::{draw, pick_weighted};
 use crate::digits::push_number;
 use crate::gate::Gate;
 use crate::patch;
-use crate::routing::{FailedBy, Next, Strategy};
+use crate::request::FlatRef;
+use crate::routing::{FailedBy, Next};
 use crate::snapshot::{Provider, auth_line};
 use crate::sse::Follower;
 use crate::subject::Endpoint;
@@ -16,29 +20,68 @@ use crate::subject::Endpoint;
 const WIRE_HEAD_BYTES: usize = 512;
 
 impl Plan {
-    /// Why the first attempt goes where it goes.
-    pub(crate) fn first_reason(&self) -> Cow<'static, str> {
-        match self.choice.flat.flat().strategy {
-            Strategy::Direct => "named by the caller".into(),
-            Strategy::Single => "the only target".into(),
-            Strategy::Fallback if self.choice.first == 0 => "first in the list".into(),
-            Strategy::Fallback => "first in the list that may serve".into(),
+    /// Begin an attempt at leaf `index`, or at the next one where another request is just seeing
+    /// whether this one serves again.
+    pub(super) fn start_or_pass(
+        &mut self,
+        index: usize,
+        reason: Cow<'static, str>,
+        now_us: u64,
+    ) {
+        let choice = self.choice.flat.clone();
+        let flat = choice.flat();
+        if let Some(ensemble) = self.ensemble_at(index) {
+            self.begin_gather(ensemble, now_us);
+            return;
         }
+        let mut index = index;
+        while self.choice.decision.candidates[index].is_probe {
+            let leaf = &flat.leaves[index];
+            let provider = &self.snapshot.providers[leaf.provider];
+            let live = &self.world.live;
+            if live.take_probe(live.target(&provider.name, &leaf.model), now_us) {
+                break;
+            }
+            let order = &self.choice.decision.order;
+            match flat.next(order, index, FailedBy::Connect, u32::MAX, &|_| false) {
+                Next::Leaf(next) => index = next,
+                // Nobody else is left: it is used rather than none.
+                Next::Again | Next::Nobody => break,
+            }
+        }
+        let flat = self.choice.flat.clone();
+        self.start(flat, index, reason, now_us);
     }
 
-    /// Begin an attempt at leaf `index` of the present config.
+    /// Begin an attempt at leaf `index` of a config.
     ///
     /// Nothing of it is written yet: where a budget matches, its worst case is held first.
-    pub(crate) fn start(&mut self, index: usize, reason: Cow<'static, str>, now_us: u64) {
+    pub(crate) fn start(
+        &mut self,
+        flat: FlatRef,
+        index: usize,
+        reason: Cow<'static, str>,
+        now_us: u64,
+    ) {
         assert!(self.hold.is_none(), "the attempt before has been settled");
-        let flat = self.choice.flat.clone();
         let leaf = &flat.flat().leaves[index];
         let provider = &self.snapshot.providers[leaf.provider];
-        let credential =
-            leaf.credential.unwrap_or_else(|| pick_credential(provider, &self.subject.id));
+        let credential = match leaf.credential {
+            Some(pinned) => pinned,
+            None if provider.credentials.len() == 1 => 0,
+            // Where every key was refused one of them is used all the same.
+            None => self
+                .pick_credential(leaf, now_us)
+                .unwrap_or_else(|| by_weight(provider, &self.subject.id)),
+        };
         let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
         self.price =
-            self.snapshot.price(&self.catalogue, leaf.provider, &leaf.model, at_unix_s);
+            self.snapshot.price(&self.world.catalogue, leaf.provider, &leaf.model, at_unix_s);
+        let live = &self.world.live;
+        let target = live.target(&provider.name, &leaf.model);
+        if !leaf.mark.is_empty() {
+            live.touch(live.mark(&leaf.mark), self.unix_now_us(now_us) / 1_000_000);
+        }
         self.phase = Phase::Head;
         self.pending.clear();
         self.held.clear();
@@ -48,6 +91,8 @@ impl Plan {
         self.attempts.push(Attempt {
             flat,
             leaf: index,
+            live: target,
+            role: self.role,
             reason,
             started_us: now_us,
             connecting_us: None,
@@ -65,6 +110,7 @@ impl Plan {
             held_by: None,
             charged_nusd: None,
             settled_by: None,
+            is_rejected: false,
             failed_by: None,
             pooled: false,
             bytes_received: 0,
@@ -94,7 +140,10 @@ impl Plan {
             include_usage,
             output_limit: self.sent_limit(),
         };
-        patch::patch(request_body, &self.facts, &edit, &mut body);
+        patch::patch(self.call_body(request_body), &self.facts, &edit, &mut body);
+        if let Some(params) = &leaf.params {
+            body = patch::merge_params(&body, params);
+        }
         let mut wire = Vec::with_capacity(
             body.len() + self.lines.len() + provider.head_lines.len() + WIRE_HEAD_BYTES,
         );
@@ -180,6 +229,8 @@ impl Plan {
         assert!(attempt.sent_us.is_none(), "an attempt is sent once");
         attempt.sent_us = Some(now_us);
         attempt.pooled = attempt.connecting_us.is_none();
+        let target = attempt.live;
+        self.world.live.began(target, self.worker);
         self.mark_sent(gate);
         wire
     }
@@ -206,7 +257,32 @@ impl Plan {
     }
 
     /// Go on to the next attempt, if the config has one for this failure.
-    pub fn next(&mut self, now_us: u64) -> bool {
+    ///
+    /// Where it has none, an answer that was read before may `stand`.
+    pub fn next(&mut self, request_body: &[u8], now_us: u64) -> bool {
+        match self.onward.take() {
+            Some(Onward::Judge { config, judge, min_score_permille }) => {
+                if self.ask_judge(config, judge, min_score_permille, request_body, now_us) {
+                    return true;
+                }
+                return self.go_past(config, now_us);
+            }
+            Some(Onward::Leaf(leaf)) => {
+                let number = self.parked_attempt() + 1;
+                self.tries_here = 0;
+                self.tried_fresh = false;
+                let reason = format!("attempt_{number} was not good enough");
+                self.start_or_pass(leaf, reason.into(), now_us);
+                return true;
+            }
+            None => {}
+        }
+        if let Some(config) = self.leave_judge() {
+            return self.go_past(config, now_us);
+        }
+        if self.gather.is_some() {
+            return self.next_after_gather(now_us);
+        }
         let choice = self.choice.flat.clone();
         let flat = choice.flat();
         let number = self.attempts.len();
@@ -228,57 +304,66 @@ impl Plan {
         {
             self.tried_fresh = true;
             let reason = format!("attempt_{number} met a pooled connection that closed");
-            self.start(at, reason.into(), now_us);
+            self.start(choice.clone(), at, reason.into(), now_us);
+            return true;
+        }
+        if self.has_another_key(at, failed_by, now_us) {
+            let reason = format!("another key after {} of attempt_{number}", failed_by.text());
+            self.start(choice.clone(), at, reason.into(), now_us);
             return true;
         }
         self.tries_here += 1;
-        let rejected = &self.choice.rejected;
-        let next = flat.next(
-            at,
-            failed_by,
-            self.tries_here,
-            &|index| rejected[index].is_none(),
-            &|config| spent.contains(&config),
-        );
+        let order = &self.choice.decision.order;
+        let next = flat.next(order, at, failed_by, self.tries_here, &|config| {
+            spent.contains(&config)
+        });
         self.tried_fresh = false;
         match next {
             Next::Nobody => false,
             Next::Again => {
                 let reason = format!("again after {} of attempt_{number}", failed_by.text());
-                self.start(at, reason.into(), now_us);
+                let pause_ms = backoff_ms(&self.subject.id, self.tries_here);
+                let from_us = now_us.saturating_add(pause_ms * 1000);
+                self.not_before_us = from_us;
+                self.start(choice.clone(), at, reason.into(), from_us);
                 true
             }
             Next::Leaf(index) => {
                 self.tries_here = 0;
                 let reason = format!("after {} of attempt_{number}", failed_by.text());
-                self.start(index, reason.into(), now_us);
+                self.start_or_pass(index, reason.into(), now_us);
                 true
             }
         }
     }
+
+    /// The instant before which the current attempt must not be sent: a retry waits a little.
+    #[must_use]
+    pub fn not_before_us(&self) -> u64 {
+        self.not_before_us
+    }
+
+    /// The wait before a retry is over.
+    pub fn resume(&mut self) {
+        self.not_before_us = 0;
+    }
+
+    /// Is it the key that failed, and is there another one for the same target?
+    fn has_another_key(&self, leaf: usize, failed_by: FailedBy, now_us: u64) -> bool {
+        let target = &self.choice.flat.flat().leaves[leaf];
+        let provider = &self.snapshot.providers[target.provider];
+        matches!(failed_by, FailedBy::Status(401..=403 | 429))
+            && target.credential.is_none()
+            && provider.credentials.len() > 1
+            && self.provider_key_for(target.provider).is_none()
+            && target.goes_on_for(failed_by)
+            && self.pick_credential(target, now_us).is_some()
+    }
 }
 
 /// Which of a provider's keys serves this request: by weight, from a hash of the request id.
-fn pick_credential(provider: &Provider, request_id: &str) -> usize {
-    if provider.credentials.len() == 1 {
-        return 0;
-    }
-    let total: u64 =
-        provider.credentials.iter().map(|credential| u64::from(credential.weight)).sum();
-    if total == 0 {
-        return 0;
-    }
-    let hash = request_id.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    // The high bits of FNV are the mixed ones.
-    let mut point = (hash >> 16) % total;
-    for (index, credential) in provider.credentials.iter().enumerate() {
-        let weight = u64::from(credential.weight);
-        if point < weight {
-            return index;
-        }
-        point -= weight;
-    }
-    0
+fn by_weight(provider: &Provider, request_id: &str) -> usize {
+    let weights: Vec<u64> =
+        provider.credentials.iter().map(|credential| u64::from(credential.weight)).collect();
+    pick_weighted(draw(request_id, "credential"), &weights).unwrap_or(0)
 }

@@ -26,8 +26,9 @@ use crate::ledger::row::{Balance, FLAG_EXCEEDED, FLAG_SUBJECTS_FULL, RowKey, Sub
 use crate::ledger::window::Window;
 use crate::ledger::{HoldRow, LedgerFault, Turn};
 use crate::pricing::{self, Cost};
-use crate::request::{Choice, FlatRef, allows_model};
+use crate::request::{Choice, FlatRef};
 use crate::routing::Leaf;
+use crate::routing::state::BudgetState;
 use crate::scan::{LimitKey, Shape};
 use crate::snapshot::OnCancel;
 use crate::sse::Follower;
@@ -66,6 +67,8 @@ pub enum Verdict {
     Count,
     /// It may not be sent: see `Plan::stopped`.
     Stopped,
+    /// The calls of an ensemble: see `Plan::members`.
+    Gather,
 }
 
 /// What is held for an attempt that is under way.
@@ -120,6 +123,14 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Take in what another call of the same request held and was charged.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.held_nusd = self.held_nusd.saturating_add(other.held_nusd);
+        self.charged_nusd = self.charged_nusd.saturating_add(other.charged_nusd);
+        self.overrun_nusd = self.overrun_nusd.saturating_add(other.overrun_nusd);
+        self.remaining_nusd = self.remaining_nusd.min(other.remaining_nusd);
+    }
+
     fn hold_row(&self) -> HoldRow<'_> {
         HoldRow {
             key: self.key,
@@ -175,6 +186,8 @@ pub struct Matched {
     pub(crate) verdict: Verdict,
     stake: Option<Stake>,
     pub(crate) stopped: Option<Stopped>,
+    /// The budget whose word that was.
+    pub(crate) stopped_by: Option<usize>,
     pub(crate) downgraded: Option<Downgraded>,
     /// The output limit that is sent upstream in place of the caller's, or of none.
     pub(crate) limit_sent: Option<u64>,
@@ -182,6 +195,14 @@ pub struct Matched {
 }
 
 impl Matched {
+    pub(crate) fn take_shown(&mut self) -> Option<BudgetShown> {
+        self.shown.take()
+    }
+
+    pub(crate) fn set_shown(&mut self, shown: BudgetShown) {
+        self.shown = Some(shown);
+    }
+
     /// The tightest budget after the last hold; None where none matched.
     #[must_use]
     pub fn shown(&self) -> Option<&BudgetShown> {
@@ -274,7 +295,7 @@ impl Plan {
             return Err(Box::new(unavailable("no target")));
         };
         let (leaf, provider) = self.target_of(attempt);
-        let model = self.snapshot.model(&self.catalogue, leaf.provider, &leaf.model);
+        let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
         let output = bound::output_limit(
             &self.facts,
             self.endpoint.shape(),
@@ -308,7 +329,7 @@ impl Plan {
     fn bound_by_bytes(&self, limit: Option<u64>) -> Result<Bound, BoundFault> {
         let Some(attempt) = self.attempts.last() else { return Err(BoundFault::NotPriced) };
         let (leaf, provider) = self.target_of(attempt);
-        let model = self.snapshot.model(&self.catalogue, leaf.provider, &leaf.model);
+        let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
         let bound = bound::bound(
             &self.facts,
             self.endpoint.shape(),
@@ -327,12 +348,13 @@ impl Plan {
         }
     }
 
-    fn stop(&mut self, stopped: Stopped) {
+    pub(super) fn stop(&mut self, stopped: Stopped) {
         self.budgets.verdict = Verdict::Stopped;
         self.budgets.stopped = Some(stopped);
-        let attempt = self.attempt();
-        attempt.outcome = Some(Outcome::Skipped);
-        attempt.ended_us = Some(attempt.started_us);
+        if let Some(attempt) = self.attempts.last_mut().filter(|last| last.outcome.is_none()) {
+            attempt.outcome = Some(Outcome::Skipped);
+            attempt.ended_us = Some(attempt.started_us);
+        }
     }
 
     /// The ledger cannot be used: nothing was held, so nothing is sent.
@@ -368,7 +390,8 @@ impl Plan {
                 limit: stake.limit,
                 least: stake.least,
             };
-            let may_downgrade = self.budgets.downgraded.is_none();
+            // Where a call of several does not fit, it is for the whole request to go elsewhere.
+            let may_downgrade = self.budgets.downgraded.is_none() && !self.is_captured;
             let decision = budget::decide(&self.row_states(), &ask, may_downgrade);
             if let Decision::Hold { limit, amount_nusd, fitted } = decision {
                 self.budgets.limit_sent = limit.filter(|_| fitted || stake.sends_limit);
@@ -385,7 +408,7 @@ impl Plan {
                 turn.flag(&self.budgets.tallies[row].hold_row(), FLAG_EXCEEDED)?;
             }
             if let Decision::Downgrade { row, .. } = decision {
-                if self.downgrade(row, now_us) {
+                if self.downgrade(row, now_us, unix_us) {
                     continue;
                 }
                 // Where a budget cannot send this caller anywhere else, it blocks.
@@ -536,9 +559,9 @@ impl Plan {
 
     fn refuse(&mut self, decision: &Decision, ask: &Ask, unix_us: u64) {
         self.show();
-        let Some(window) = decision.row().map(|row| self.budgets.tallies[row].window) else {
-            return;
-        };
+        let Some(row) = decision.row() else { return };
+        let window = self.budgets.tallies[row].window;
+        self.budgets.stopped_by = Some(self.budgets.tallies[row].budget);
         let refused = display::refused(decision, &self.row_states(), ask, &window, unix_us);
         if let Some(refused) = refused {
             self.stop(refused.into());
@@ -548,52 +571,70 @@ impl Plan {
     /// Put the budget's `downgrade_to` in the place of the attempt's target, once a request.
     ///
     /// False where there is nowhere to go for this project or key.
-    fn downgrade(&mut self, row: usize, now_us: u64) -> bool {
+    fn downgrade(&mut self, row: usize, now_us: u64, unix_us: u64) -> bool {
+        self.downgrade_by(self.budgets.tallies[row].budget, now_us, unix_us)
+    }
+
+    /// The same, by the number of the budget.
+    pub(super) fn downgrade_by(&mut self, budget: usize, now_us: u64, unix_us: u64) -> bool {
         let Some(project) = self.subject.project else { return false };
         let snapshot = Rc::clone(&self.snapshot);
-        let budget = snapshot.budgets.get(self.budgets.tallies[row].budget);
+        let budget = snapshot.budgets.get(budget);
         let Some(flat) = budget.downgrade_for(project).cloned() else { return false };
-        let rejected = self.rejected_in(&flat);
-        let Some(first) = rejected.iter().position(Option::is_none) else { return false };
-        let Some(left) = self.attempts.pop() else { return false };
-        let choice = Choice { flat: FlatRef::Own(flat), rejected, first };
-        let choice = std::mem::replace(&mut self.choice, choice);
-        self.budgets.downgraded =
-            Some(Downgraded { from: left.target().label.clone(), choice });
+        let left = std::mem::replace(
+            &mut self.choice,
+            super::choice::undecided(FlatRef::Own(Rc::clone(&flat))),
+        );
+        let rows = self.row_states();
+        let tightest = budget::decide::tightest(&rows);
+        let budgets = rows
+            .iter()
+            .enumerate()
+            .map(|(at, row)| BudgetState {
+                name: row.budget.name.clone(),
+                spent_nusd: row.balance.spent_nusd,
+                held_nusd: row.balance.held_nusd,
+                allowed_nusd: u64::try_from(row.allowed_nusd()).unwrap_or(u64::MAX),
+                is_tightest: tightest == Some(at),
+            })
+            .collect();
+        drop(rows);
+        let world = self.world.clone();
+        let decision = world.route(&self.asking(now_us, unix_us), &flat, budgets);
+        let Some(first) = decision.order.first().copied() else {
+            self.choice = left;
+            return false;
+        };
+        // What has not been held yet is not an attempt; an ensemble has none of its own.
+        let is_open = self.attempts.last().is_some_and(|attempt| attempt.outcome.is_none());
+        let attempt = if is_open { self.attempts.pop() } else { None };
+        let from = match &attempt {
+            Some(attempt) => attempt.target().label.clone(),
+            None => self.subject.model_requested.clone(),
+        };
+        self.choice.decision = decision;
+        self.budgets.downgraded = Some(Downgraded { from, choice: left });
         self.subject.warnings.push("budget_downgrade");
         self.entered_us.clear();
         self.tries_here = 0;
         self.tried_fresh = false;
-        self.start(first, format!("budget `{}` is spent", budget.name).into(), now_us);
+        let reason = format!("budget `{}` is spent", budget.name);
+        self.start_or_pass(first, reason.into(), now_us);
         true
-    }
-
-    fn rejected_in(&self, flat: &crate::routing::Flat) -> Vec<Option<&'static str>> {
-        let Some(key) = self.subject.key.as_ref() else { return Vec::new() };
-        flat.leaves
-            .iter()
-            .map(|leaf| {
-                let provider = &self.snapshot.providers[leaf.provider];
-                crate::request::capability(self.endpoint, &provider.vendor).or_else(|| {
-                    (!allows_model(key, &provider.name, &leaf.model))
-                        .then_some("model_not_allowed")
-                })
-            })
-            .collect()
     }
 
     // --- counting ---------------------------------------------------------------------------
 
     /// Could the exact count of the text let through what its bytes do not?
     fn counting_may_help(&self, stake: &Stake, factor_permille: u64) -> bool {
-        if stake.is_counted || stake.bound.is_none() || self.vocabulary().is_none() {
+        if self.is_captured || stake.is_counted || stake.bound.is_none() || self.vocabulary().is_none() {
             return false;
         }
         // The estimate says whether it is worth the time: a text that would not fit even so is
         // refused by its bytes.
         let Some(attempt) = self.attempts.last() else { return false };
         let (leaf, provider) = self.target_of(attempt);
-        let ratio = self.learnt.ratio(&provider.name, &provider.vendor, &leaf.model);
+        let ratio = self.world.learnt.ratio(&provider.name, &provider.vendor, &leaf.model);
         let estimate = tokens::estimate(self.facts.text_bytes, self.facts.messages, ratio);
         let Some(bound) = self.bound_by_count(estimate) else { return false };
         let ask =
@@ -605,7 +646,7 @@ impl Plan {
     fn bound_by_count(&self, text_tokens: u64) -> Option<Bound> {
         let limit = self.budgets.stake?.limit;
         let (leaf, provider) = self.target_of(self.attempts.last()?);
-        let model = self.snapshot.model(&self.catalogue, leaf.provider, &leaf.model);
+        let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
         let bound = bound::bound_by_count(
             &self.facts,
             self.endpoint.shape(),
@@ -631,6 +672,9 @@ impl Plan {
     /// What has to be counted: the vocabulary, where that is known.
     #[must_use]
     pub fn counts_with(&self) -> Option<tokens::Vocabulary> {
+        if self.counts_for_rules {
+            return self.rules_vocabulary();
+        }
         (self.budgets.verdict == Verdict::Count).then(|| self.vocabulary()).flatten()
     }
 
@@ -638,8 +682,12 @@ impl Plan {
     ///
     /// # Panics
     /// If nobody asked for one.
-    pub fn counted(&mut self, text_tokens: Option<u64>) {
+    pub fn counted(&mut self, text_tokens: Option<u64>, now_us: u64, unix_us: u64) {
         assert!(self.budgets.verdict == Verdict::Count, "nobody asked for a count");
+        if self.counts_for_rules {
+            self.routed_by(text_tokens, now_us, unix_us);
+            return;
+        }
         let bound = text_tokens.and_then(|count| self.bound_by_count(count));
         if let Some(stake) = &mut self.budgets.stake {
             stake.is_counted = true;
@@ -746,6 +794,7 @@ impl Plan {
         attempt.cost = cost;
         attempt.outcome = Some(outcome);
         attempt.ended_us = Some(now_us);
+        self.report(outcome, usage.as_ref(), now_us);
     }
 
     /// Remember how many bytes of text this model takes for a token.
@@ -755,7 +804,7 @@ impl Plan {
             return;
         }
         let (leaf, provider) = self.target_of(attempt);
-        self.learnt.learn(
+        self.world.learnt.learn(
             (&provider.name, &provider.vendor, &leaf.model),
             self.facts.text_bytes,
             self.facts.messages,
@@ -911,6 +960,7 @@ impl Plan {
     /// Is this an answer that is read on for its usage once its caller is gone?
     pub(super) fn may_drain(&self) -> bool {
         self.hold.is_some()
+            && !self.is_captured
             && self.drains_until_us.is_none()
             && self.on_cancel() == OnCancel::Drain
             && self.attempts.last().is_some_and(|attempt| attempt.sent_us.is_some())
@@ -977,7 +1027,7 @@ impl From<Refused> for Stopped {
 }
 
 impl Stopped {
-    fn plain(code: &'static str, message: String) -> Self {
+    pub(super) fn plain(code: &'static str, message: String) -> Self {
         Self {
             code,
             message,

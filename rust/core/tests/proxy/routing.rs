@@ -6,14 +6,18 @@ use modelux_core::pricing::Catalogue;
 use modelux_core::routing::{DEPTH_MAX, FailedBy, Fit, Flat, LEAVES_MAX, Next, Node};
 use serde_json::{Value, json};
 
-const EVERYBODY: &dyn Fn(usize) -> bool = &|_| true;
 const NONE_SPENT: &dyn Fn(usize) -> bool = &|_| false;
+
+/// The order of the text.
+fn all(flat: &Flat) -> Vec<usize> {
+    (0..flat.leaves.len()).collect()
+}
 
 fn compile(config: &Value) -> Result<Flat, String> {
     let snapshot = read_snapshot(&document(&fallback(&[target(0, "m")], &json!({}))))?;
     let node: Node =
         serde_json::from_value(config.clone()).map_err(|fault| fault.to_string())?;
-    Flat::compile(&node, &snapshot.providers)
+    Flat::compile(&node, &snapshot.providers, "default")
 }
 
 /// `[[x, y], z]`, the inner one going on for `inner`, the outer one for `outer`.
@@ -25,7 +29,7 @@ fn nested(inner: &Value, outer: &Value) -> Flat {
 #[test]
 fn an_inner_config_that_gives_up_is_one_failure_of_the_outer() {
     let flat = nested(&json!(["timeout"]), &json!(["5xx"]));
-    let next = |at, failed_by| flat.next(at, failed_by, 1, EVERYBODY, NONE_SPENT);
+    let next = |at, failed_by| flat.next(&all(&flat), at, failed_by, 1, NONE_SPENT);
     assert_eq!(next(0, FailedBy::Timeout), Next::Leaf(1));
     assert_eq!(next(0, FailedBy::Status(500)), Next::Leaf(2));
     assert_eq!(next(1, FailedBy::Timeout), Next::Nobody, "the outer one does not go on for it");
@@ -37,12 +41,12 @@ fn an_inner_config_that_gives_up_is_one_failure_of_the_outer() {
 #[test]
 fn a_target_that_may_not_serve_is_passed_over_within_its_config_only() {
     let flat = nested(&json!(["5xx"]), &json!(["timeout"]));
-    let next = |failed_by| flat.next(0, failed_by, 1, &|index| index != 1, NONE_SPENT);
+    let next = |failed_by| flat.next(&[0, 2], 0, failed_by, 1, NONE_SPENT);
     assert_eq!(next(FailedBy::Status(500)), Next::Nobody, "500 is not the outer one's cause");
     assert_eq!(next(FailedBy::Timeout), Next::Leaf(2));
     let flat = nested(&json!(["5xx"]), &json!(["5xx"]));
     assert_eq!(
-        flat.next(0, FailedBy::Status(500), 1, &|index| index == 2, NONE_SPENT),
+        flat.next(&[2], 0, FailedBy::Status(500), 1, NONE_SPENT),
         Next::Leaf(2)
     );
 }
@@ -51,7 +55,7 @@ fn a_target_that_may_not_serve_is_passed_over_within_its_config_only() {
 fn a_config_without_time_left_leaves_it_to_the_one_around_it() {
     let flat = nested(&json!(["5xx", "timeout"]), &json!(["timeout"]));
     let next = |failed_by, spent: usize| {
-        flat.next(0, failed_by, 1, EVERYBODY, &|config| config == spent)
+        flat.next(&all(&flat), 0, failed_by, 1, &|config| config == spent)
     };
     assert_eq!(next(FailedBy::Timeout, 1), Next::Leaf(2));
     assert_eq!(next(FailedBy::Status(500), 1), Next::Nobody);
@@ -61,9 +65,9 @@ fn a_config_without_time_left_leaves_it_to_the_one_around_it() {
 #[test]
 fn a_connect_failure_goes_on_whatever_the_list_says() {
     let flat = nested(&json!([]), &json!([]));
-    assert_eq!(flat.next(0, FailedBy::Connect, 1, EVERYBODY, NONE_SPENT), Next::Leaf(1));
-    assert_eq!(flat.next(1, FailedBy::Connect, 1, EVERYBODY, NONE_SPENT), Next::Leaf(2));
-    assert_eq!(flat.next(0, FailedBy::Reset, 1, EVERYBODY, NONE_SPENT), Next::Nobody);
+    assert_eq!(flat.next(&all(&flat), 0, FailedBy::Connect, 1, NONE_SPENT), Next::Leaf(1));
+    assert_eq!(flat.next(&all(&flat), 1, FailedBy::Connect, 1, NONE_SPENT), Next::Leaf(2));
+    assert_eq!(flat.next(&all(&flat), 0, FailedBy::Reset, 1, NONE_SPENT), Next::Nobody);
 }
 
 #[test]
@@ -93,7 +97,7 @@ fn each_word_of_retry_on_covers_its_causes_and_no_others() {
         let config = fallback(&[target(0, "m"), target(1, "b")], &json!({"retry_on": [word]}));
         let flat = compile(&config).unwrap();
         for (index, cause) in causes.iter().enumerate() {
-            let goes_on = flat.next(0, *cause, 1, EVERYBODY, NONE_SPENT) == Next::Leaf(1);
+            let goes_on = flat.next(&all(&flat), 0, *cause, 1, NONE_SPENT) == Next::Leaf(1);
             assert_eq!(goes_on, covered.contains(&index), "{word} and {cause:?}");
         }
     }
@@ -107,7 +111,7 @@ fn each_word_of_retry_on_covers_its_causes_and_no_others() {
 fn the_same_target_is_tried_again_only_for_answers_and_connect_failures() {
     let settings = json!({"max_retries_per_attempt": 2, "retry_on": ["429", "timeout"]});
     let flat = compile(&fallback(&[target(0, "m"), target(1, "b")], &settings)).unwrap();
-    let next = |failed_by, tries| flat.next(0, failed_by, tries, EVERYBODY, NONE_SPENT);
+    let next = |failed_by, tries| flat.next(&all(&flat), 0, failed_by, tries, NONE_SPENT);
     assert_eq!(next(FailedBy::Status(429), 1), Next::Again);
     assert_eq!(next(FailedBy::Status(429), 2), Next::Again);
     assert_eq!(next(FailedBy::Status(429), 3), Next::Leaf(1));

@@ -1,0 +1,312 @@
+//! Answers that are read before anybody gets them: cascades, judges, members of an ensemble.
+//!
+//! A cascade's step is held back until its whole answer is there. What is not good enough is
+//! parked, and the next step begins; whoever fails after that, the parked answer stands. A judge
+//! is one more attempt, with a request of our own.
+
+use std::rc::Rc;
+
+use super::{AnswerHead, Delimited, Gate, Plan, Step, Verdict};
+use crate::answers::{self, Said};
+use crate::attempt::{Outcome, Role};
+use crate::request::FlatRef;
+use crate::routing::state::{State, Tokens};
+use crate::routing::{Accept, Flat, Own};
+use crate::rules;
+use crate::scan::{self, Facts, Shape};
+use crate::subject::Endpoint;
+
+/// An answer that was read whole and not yet sent to anybody.
+pub(crate) struct Parked {
+    /// Whose: index into the attempts.
+    pub(super) attempt: usize,
+    pub(super) head: AnswerHead,
+    /// What the caller would get: whole, or as events.
+    pub(super) body: Vec<u8>,
+    pub(super) is_stream: bool,
+}
+
+/// What `next` has to do after an answer was read.
+#[derive(Debug, Clone)]
+pub(super) enum Onward {
+    /// Ask this judge about the parked answer.
+    Judge { config: usize, judge: Rc<Flat>, min_score_permille: u32 },
+    /// Try this leaf.
+    Leaf(usize),
+}
+
+/// The request's own facts, while a judge is asked in its name.
+pub(super) struct Aside {
+    facts: Facts,
+    endpoint: Endpoint,
+    body: Vec<u8>,
+    config: usize,
+    min_score_permille: u32,
+}
+
+impl Plan {
+    /// Is the answer of the current attempt read whole before anybody gets it?
+    pub(super) fn reads_whole(&self) -> bool {
+        self.is_captured || self.aside.is_some() || self.first_check().is_some()
+    }
+
+    /// The innermost cascade that has something to say about the current attempt's answer.
+    fn first_check(&self) -> Option<(usize, &Accept)> {
+        let attempt = self.attempts.last()?;
+        if attempt.role != Role::Serve {
+            return None;
+        }
+        let flat = attempt.flat.flat();
+        attempt.target().around.iter().find_map(|around| {
+            match &flat.configs[around.config].own {
+                Own::Cascade { accepts } => {
+                    accepts[around.child].as_ref().map(|accept| (around.config, accept))
+                }
+                _ => None,
+            }
+        })
+    }
+
+    /// The body of the current call: a judge's, or the caller's.
+    pub(super) fn call_body<'b>(&'b self, request_body: &'b [u8]) -> &'b [u8] {
+        let own = self.aside.as_ref().map(|aside| &aside.body).or(self.own_body.as_ref());
+        own.map_or(request_body, Vec::as_slice)
+    }
+
+    /// A whole answer of an attempt that is read before anybody gets it. Settled already.
+    pub(super) fn weigh(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        head: AnswerHead,
+        body: Vec<u8>,
+        is_stream: bool,
+        now_us: u64,
+    ) -> Step {
+        if self.is_captured {
+            let attempt = self.attempts.len() - 1;
+            self.parked = Some(Parked { attempt, head, body, is_stream });
+            self.end();
+            return Step::Done(Vec::new());
+        }
+        if self.aside.is_some() {
+            let score = answers::judge_score(&body);
+            return self.judged(gate, request_body, score, now_us);
+        }
+        let shape = self.endpoint.shape();
+        let said = answers::said(&body, is_stream, shape);
+        let attempt = self.attempts.len() - 1;
+        self.parked = Some(Parked { attempt, head, body, is_stream });
+        self.check_from(gate, request_body, 0, &said, now_us)
+    }
+
+    /// Ask the cascades around the parked answer's leaf, from the `level`th on.
+    fn check_from(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        level: usize,
+        said: &Said,
+        now_us: u64,
+    ) -> Step {
+        let Some(parked) = &self.parked else { return Step::Failed };
+        let (flat, leaf) = {
+            let attempt = &self.attempts[parked.attempt];
+            (attempt.flat.clone(), attempt.leaf)
+        };
+        let around = &flat.flat().leaves[leaf].around;
+        for around in around.iter().skip(level) {
+            let Own::Cascade { accepts } = &flat.flat().configs[around.config].own else {
+                continue;
+            };
+            match &accepts[around.child] {
+                None => {}
+                Some(Accept::Rule(text)) => {
+                    let asking = self.asking(now_us, self.unix_now_us(now_us));
+                    let asked = asking.asked();
+                    let state = self.known_state();
+                    if text.eval(asked, &state, Some(said)) != rules::Verdict::True {
+                        return self.reject(gate, request_body, around.config, now_us);
+                    }
+                }
+                Some(Accept::Judge { judge, min_score_permille }) => {
+                    self.onward = Some(Onward::Judge {
+                        config: around.config,
+                        judge: Rc::clone(judge),
+                        min_score_permille: *min_score_permille,
+                    });
+                    return Step::Failed;
+                }
+            }
+        }
+        self.stand(gate, request_body, now_us)
+    }
+
+    /// The figures of the decision, with an estimate where only an interval was known.
+    pub(super) fn known_state(&self) -> State {
+        let state = self.choice.decision.state.clone();
+        match state.tokens {
+            #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+            Tokens::Between { .. } => {
+                State { tokens: Tokens::Estimated(self.estimated_tokens() as f64), ..state }
+            }
+            Tokens::Counted(_) | Tokens::Estimated(_) => state,
+        }
+    }
+
+    /// Config `config` does not accept the parked answer.
+    fn reject(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        config: usize,
+        now_us: u64,
+    ) -> Step {
+        let Some(parked) = &self.parked else { return Step::Failed };
+        let attempt = &mut self.attempts[parked.attempt];
+        attempt.is_rejected = true;
+        let leaf = attempt.leaf;
+        let flat = self.choice.flat.clone();
+        match flat.flat().next_step(&self.choice.decision.order, leaf, config) {
+            Some(next) => {
+                self.onward = Some(Onward::Leaf(next));
+                Step::Failed
+            }
+            None => self.stand(gate, request_body, now_us),
+        }
+    }
+
+    /// Begin to ask a judge about the parked answer. False where nobody can judge.
+    pub(super) fn ask_judge(
+        &mut self,
+        config: usize,
+        judge: Rc<Flat>,
+        min_score_permille: u32,
+        request_body: &[u8],
+        now_us: u64,
+    ) -> bool {
+        let Some(parked) = &self.parked else { return false };
+        let said = answers::said(&parked.body, parked.is_stream, self.endpoint.shape());
+        let unix_us = self.unix_now_us(now_us);
+        let world = self.world.clone();
+        let decision = world.route(&self.asking(now_us, unix_us), &judge, Vec::new());
+        let Some(first) = decision.order.first().copied() else { return false };
+        let model = &judge.leaves[first].model;
+        let body = answers::judge_score_request(model, request_body, &said);
+        let Ok(facts) = scan::scan(&body, Shape::Chat) else { return false };
+        let reason = format!("judges attempt_{}", parked.attempt + 1);
+        self.aside = Some(Aside {
+            facts: std::mem::replace(&mut self.facts, facts),
+            endpoint: std::mem::replace(&mut self.endpoint, Endpoint::Chat),
+            body,
+            config,
+            min_score_permille,
+        });
+        self.role = Role::Judge;
+        self.start(FlatRef::Own(judge), first, reason.into(), now_us);
+        self.role = Role::Serve;
+        true
+    }
+
+    /// The judge has spoken, or could not: an unreadable word is 0.
+    pub(super) fn judged(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        score_permille: u32,
+        now_us: u64,
+    ) -> Step {
+        let Some(aside) = self.aside.take() else { return Step::Failed };
+        self.facts = aside.facts;
+        self.endpoint = aside.endpoint;
+        if score_permille < aside.min_score_permille {
+            return self.reject(gate, request_body, aside.config, now_us);
+        }
+        let Some(parked) = &self.parked else { return Step::Failed };
+        let attempt = &self.attempts[parked.attempt];
+        let around = &attempt.target().around;
+        let level = around.iter().position(|around| around.config == aside.config);
+        let said = answers::said(&parked.body, parked.is_stream, self.endpoint.shape());
+        self.check_from(gate, request_body, level.map_or(0, |level| level + 1), &said, now_us)
+    }
+
+    /// A judge that could not be asked, or did not answer: its word is 0.
+    ///
+    /// Returns whether another step begins; else the parked answer stands.
+    pub(super) fn go_past(&mut self, config: usize, now_us: u64) -> bool {
+        let Some(parked) = &self.parked else { return false };
+        let attempt = &mut self.attempts[parked.attempt];
+        attempt.is_rejected = true;
+        let leaf = attempt.leaf;
+        let number = parked.attempt + 1;
+        let flat = self.choice.flat.clone();
+        let next = flat.flat().next_step(&self.choice.decision.order, leaf, config);
+        let Some(next) = next else { return false };
+        self.tries_here = 0;
+        self.tried_fresh = false;
+        let reason = format!("attempt_{number} was not good enough");
+        self.start_or_pass(next, reason.into(), now_us);
+        true
+    }
+
+    /// Forget the judge that was being asked. Returns the cascade that it was asked for.
+    pub(super) fn leave_judge(&mut self) -> Option<usize> {
+        let aside = self.aside.take()?;
+        self.facts = aside.facts;
+        self.endpoint = aside.endpoint;
+        Some(aside.config)
+    }
+
+    pub(super) fn parked_attempt(&self) -> usize {
+        self.parked.as_ref().map_or(0, |parked| parked.attempt)
+    }
+
+    /// Send the parked answer: it stands.
+    ///
+    /// `Step::Failed` where there is none.
+    pub fn stand(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) -> Step {
+        let Some(parked) = self.parked.take() else { return Step::Failed };
+        if let Some(aside) = self.aside.take() {
+            self.facts = aside.facts;
+            self.endpoint = aside.endpoint;
+        }
+        if self.budgets.verdict == Verdict::Stopped {
+            // What a later step would have cost could not be held.
+            self.budgets.verdict = Verdict::Go;
+            self.subject.warnings.push("cascade_budget");
+        } else if self.attempts.last().is_some_and(|last| last.outcome != Some(Outcome::Ok)) {
+            self.subject.warnings.push("cascade_unaccepted");
+        }
+        self.served_by = Some(parked.attempt);
+        let out = self.write_whole(&parked.head, &parked.body, parked.is_stream);
+        self.relayed_bytes = parked.body.len() as u64;
+        self.end();
+        self.record(gate, parked.head.status, request_body, &parked.body, None, now_us);
+        Step::Done(out)
+    }
+
+    /// The bytes of a whole answer for the caller.
+    pub(super) fn write_whole(
+        &mut self,
+        head: &AnswerHead,
+        body: &[u8],
+        is_stream: bool,
+    ) -> Vec<u8> {
+        let mut out = Vec::with_capacity(body.len() + head.lines.len() + 640);
+        if !is_stream {
+            self.push_head(head, Some(body.len() as u64), true, &mut out);
+            out.extend_from_slice(body);
+            return out;
+        }
+        let delimited = if self.http_1_0 { Delimited::Close } else { Delimited::Chunked };
+        if delimited == Delimited::Close {
+            self.keep_alive = false;
+        }
+        self.push_head(head, None, false, &mut out);
+        self.relay(delimited, body, &mut out);
+        if delimited == Delimited::Chunked {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        out
+    }
+}

@@ -1,0 +1,386 @@
+//! Reading what a decision needs, and making it: the one way from a request to its targets.
+//!
+//! `routing::decide` is pure; here is what feeds it in live traffic: prices, what was learnt, the
+//! live state that all workers share, and the rows of budgets.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::bound;
+use crate::chance::hash;
+use crate::learnt::Learnt;
+use crate::live::{self, Live, SizeClass, TargetId};
+use crate::models::ModelInfo;
+use crate::pricing::{self, Catalogue, Price};
+use crate::request::{allows_model, capability};
+use crate::routing::decide::{Asked, Decision, decide};
+use crate::routing::state::{BudgetState, Health, Keys, State, TargetState, Tokens};
+use crate::routing::{Flat, Leaf};
+use crate::scan::{Facts, Shape};
+use crate::snapshot::{Provider, Snapshot};
+use crate::subject::{Endpoint, Subject};
+use crate::tokens;
+use crate::usage::Usage;
+
+/// So many bytes at least make a token, in any text.
+const BYTES_A_TOKEN_MAX: f64 = 32.0;
+/// Prices are looked up anew after this: some change at a date.
+const PRICES_KEPT_S: i64 = 60;
+/// Of a body, what tells one conversation from others: shorter prompts are not cached.
+const PREFIX_BYTES: usize = 1024;
+
+/// What all decisions of a worker read.
+#[derive(Clone)]
+pub struct World {
+    /// Prices and models.
+    pub catalogue: Rc<Catalogue>,
+    /// What this worker has learnt of texts.
+    pub learnt: Rc<Learnt>,
+    /// What all workers have seen of targets.
+    pub live: Rc<Live>,
+}
+
+/// What is known of a target's price and model, kept for a minute.
+#[derive(Debug, Clone)]
+struct Known {
+    price: Option<Price>,
+    model: Option<ModelInfo>,
+}
+
+/// Prices and models of a config's targets, looked up once a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Memo {
+    at_s: i64,
+    leaves: Vec<Known>,
+    named: Vec<Known>,
+}
+
+/// Where the requests of one conversation are known by: 0 for none.
+#[must_use]
+pub fn prefix_of(subject: &Subject, body: &[u8]) -> u64 {
+    let project = subject.project.unwrap_or(0) as u64;
+    match &subject.conversation_id {
+        Some(conversation) => hash(conversation.as_bytes()) ^ project,
+        None if body.len() >= 2 * PREFIX_BYTES => hash(&body[..PREFIX_BYTES]) ^ project,
+        None => 0,
+    }
+}
+
+/// By how much text a latency is to be compared.
+#[must_use]
+pub fn size_class(facts: &Facts) -> SizeClass {
+    // By the usual four bytes a token: the class must not depend on what was learnt meanwhile.
+    match facts.text_bytes / 4 {
+        0..1_000 => SizeClass::Small,
+        1_000..8_000 => SizeClass::Medium,
+        8_000..32_000 => SizeClass::Large,
+        _ => SizeClass::Huge,
+    }
+}
+
+/// One request on its way to a decision.
+pub(crate) struct Asking<'a> {
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) subject: &'a Subject,
+    pub(crate) facts: &'a Facts,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) model: &'a str,
+    pub(crate) prefix: u64,
+    pub(crate) now_us: u64,
+    pub(crate) unix_us: u64,
+    /// Also what no strategy asks for: a dry run shows it.
+    pub(crate) is_dry: bool,
+}
+
+impl<'a> Asking<'a> {
+    pub(crate) fn asked(&self) -> Asked<'a> {
+        let project = self.subject.project.map_or("", |project| {
+            self.snapshot.projects[project].name.as_str()
+        });
+        Asked { subject: self.subject, facts: self.facts, model: self.model, project }
+    }
+
+    fn shape(&self) -> Shape {
+        self.endpoint.shape()
+    }
+}
+
+impl World {
+    /// Decide where a request goes.
+    pub(crate) fn route(
+        &self,
+        asking: &Asking<'_>,
+        flat: &Flat,
+        budgets: Vec<BudgetState>,
+    ) -> Decision {
+        let unix_s = i64::try_from(asking.unix_us / 1_000_000).unwrap_or(i64::MAX);
+        let memo = (flat.needs.costs || flat.needs.named || asking.is_dry)
+            .then(|| self.memo(asking.snapshot, flat, unix_s));
+        let rejects = self.rejects(asking, flat);
+        let class = size_class(asking.facts);
+        let has_costs = flat.needs.costs || asking.is_dry;
+        let has_latency = flat.needs.latency || asking.is_dry;
+        let leaves = flat
+            .leaves
+            .iter()
+            .enumerate()
+            .map(|(at, leaf)| {
+                let provider = &asking.snapshot.providers[leaf.provider];
+                let mut state = self.target(asking, provider, leaf, class, has_latency);
+                if let (true, Some(memo)) = (has_costs, &memo) {
+                    self.price(asking, provider, leaf, &memo.leaves[at], &mut state);
+                }
+                state
+            })
+            .collect();
+        let named = match &memo {
+            Some(memo) if flat.needs.named => flat
+                .named
+                .iter()
+                .zip(&memo.named)
+                .map(|(named, known)| {
+                    let provider = &asking.snapshot.providers[named.provider];
+                    let leaf = Flat::direct(named.provider, &named.model, &named.model);
+                    let leaf = &leaf.leaves[0];
+                    let mut state = self.target(asking, provider, leaf, class, true);
+                    self.price(asking, provider, leaf, known, &mut state);
+                    state
+                })
+                .collect(),
+            _ => Vec::new(),
+        };
+        #[expect(clippy::cast_precision_loss, reason = "sizes of bodies are far below 2^53")]
+        let most = asking.facts.text_bytes as f64;
+        let state = State {
+            now_us: asking.now_us,
+            unix_s,
+            leaves,
+            named,
+            budgets,
+            tokens: Tokens::Between { least: most / BYTES_A_TOKEN_MAX, most },
+        };
+        decide(flat, asking.asked(), &rejects, state)
+    }
+
+    /// Decide once more from the same figures, now that the tokens of the text are known.
+    pub(crate) fn decide_again(
+        &self,
+        asking: &Asking<'_>,
+        flat: &Flat,
+        before: &Decision,
+        tokens: Tokens,
+    ) -> Decision {
+        let rejects: Vec<Option<&'static str>> = self.rejects(asking, flat);
+        decide(flat, asking.asked(), &rejects, State { tokens, ..before.state.clone() })
+    }
+
+    /// Why each leaf cannot serve this request, whatever its health.
+    fn rejects(&self, asking: &Asking<'_>, flat: &Flat) -> Vec<Option<&'static str>> {
+        let unix_s = i64::try_from(asking.unix_us / 1_000_000).unwrap_or(i64::MAX);
+        let memo = needs_models(asking).then(|| self.memo(asking.snapshot, flat, unix_s));
+        flat.leaves
+            .iter()
+            .enumerate()
+            .map(|(at, leaf)| {
+                reject(asking, flat, leaf, memo.as_ref().map(|memo| &memo.leaves[at]))
+            })
+            .collect()
+    }
+
+    fn memo(&self, snapshot: &Snapshot, flat: &Flat, unix_s: i64) -> Rc<Memo> {
+        let mut kept = flat.memo.borrow_mut();
+        if let Some(memo) = kept.as_ref().filter(|memo| (unix_s - memo.at_s).abs() < PRICES_KEPT_S) {
+            return Rc::clone(memo);
+        }
+        let known = |provider: usize, model: &str| Known {
+            price: snapshot.price(&self.catalogue, provider, model, unix_s),
+            model: snapshot.model(&self.catalogue, provider, model),
+        };
+        let memo = Rc::new(Memo {
+            at_s: unix_s,
+            leaves: flat.leaves.iter().map(|leaf| known(leaf.provider, &leaf.model)).collect(),
+            named: flat.named.iter().map(|named| known(named.provider, &named.model)).collect(),
+        });
+        *kept = Some(Rc::clone(&memo));
+        memo
+    }
+
+    fn target(
+        &self,
+        asking: &Asking<'_>,
+        provider: &Provider,
+        leaf: &Leaf,
+        class: SizeClass,
+        has_latency: bool,
+    ) -> TargetState {
+        let live = &self.live;
+        let target = live.target(&provider.name, &leaf.model);
+        let view = live.read(target, asking.now_us);
+        let mut state = TargetState {
+            health: health(view.health, asking.now_us),
+            keys: self.keys(provider, leaf, target, asking.now_us),
+            error_rate: view.error_rate,
+            in_flight: view.in_flight,
+            ..TargetState::default()
+        };
+        if has_latency {
+            let seen = live.read_class(target, class, asking.now_us);
+            state.ttft_us = seen.ttft_us;
+            state.total_us = seen.total_us;
+            state.p50_ms = live.p50_ms(target, asking.now_us);
+        }
+        state
+    }
+
+    fn keys(
+        &self,
+        provider: &Provider,
+        leaf: &Leaf,
+        target: TargetId,
+        now_us: u64,
+    ) -> Keys {
+        let mut soonest_us = u64::MAX;
+        let mut is_rejected = false;
+        for (index, credential) in provider.credentials.iter().enumerate() {
+            if leaf.credential.is_some_and(|pinned| pinned != index) {
+                continue;
+            }
+            if let Some(until_us) = self.live.cooling_until_us(target, &credential.id, now_us) {
+                soonest_us = soonest_us.min(until_us);
+                continue;
+            }
+            let id = self.live.credential(&provider.name, &credential.id);
+            if self.live.is_rejected(id, now_us, credential.secret_hash()) {
+                is_rejected = true;
+                continue;
+            }
+            return Keys::Usable;
+        }
+        match (is_rejected, soonest_us) {
+            (true, _) => Keys::Rejected,
+            (false, u64::MAX) => Keys::Usable,
+            (false, until_us) => Keys::Cooling { until_us },
+        }
+    }
+
+    /// What the request would cost there.
+    fn price(
+        &self,
+        asking: &Asking<'_>,
+        provider: &Provider,
+        leaf: &Leaf,
+        known: &Known,
+        state: &mut TargetState,
+    ) {
+        let facts = asking.facts;
+        let ratio = self.learnt.ratio(&provider.name, &provider.vendor, &leaf.model);
+        state.input_tokens = tokens::estimate(facts.text_bytes, facts.messages, ratio);
+        let limit = bound::output_limit(
+            facts,
+            asking.shape(),
+            known.model.as_ref(),
+            &provider.vendor,
+            leaf,
+            asking.snapshot.server.limit_defaults(),
+        );
+        let limit = limit.map_or(0, |limit| limit.limit).saturating_mul(facts.n.unwrap_or(1));
+        let project = asking.asked().project;
+        let slug = asking.subject.route.as_ref().map_or("", |(route, _)| route.slug.as_str());
+        let live = &self.live;
+        let learnt = live.route_target(project, slug, &provider.name, &leaf.model);
+        state.output_tokens = share(limit, live.output_share(learnt));
+        let target = live.target(&provider.name, &leaf.model);
+        let warm = match asking.prefix {
+            0 => 0,
+            prefix => live.warm_tokens(prefix, target, asking.now_us),
+        };
+        state.cached_tokens = if warm > 0 {
+            warm.min(state.input_tokens)
+        } else if asking.prefix == 0 {
+            share(state.input_tokens, live.cached_share(learnt, asking.now_us))
+        } else {
+            // This conversation has not been there, whatever others had cached.
+            0
+        };
+        let usage = Usage {
+            input_tokens: state.input_tokens - state.cached_tokens,
+            cached_tokens: state.cached_tokens,
+            output_tokens: state.output_tokens,
+            ..Usage::default()
+        };
+        let cost = known.price.as_ref().and_then(|price| pricing::cost(&usage, price));
+        state.cost_nusd = cost.map(|cost| cost.input_nusd + cost.output_nusd);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "an estimate")]
+#[expect(clippy::cast_possible_truncation, reason = "an estimate")]
+#[expect(clippy::cast_sign_loss, reason = "both factors are positive")]
+fn share(of: u64, share: f32) -> u64 {
+    (of as f64 * f64::from(share.clamp(0.0, 1.0))).round() as u64
+}
+
+fn health(health: live::Health, now_us: u64) -> Health {
+    match health {
+        live::Health::Closed => Health::Closed,
+        live::Health::Open { until_us, since_us } => {
+            Health::Open { since_us, is_due: now_us >= until_us }
+        }
+        live::Health::HalfOpen { .. } => Health::HalfOpen,
+    }
+}
+
+/// Does what the request asks for depend on what a model can do?
+fn needs_models(asking: &Asking<'_>) -> bool {
+    let facts = asking.facts;
+    facts.has_tools || facts.has_images || facts.json_schema
+}
+
+/// Why a leaf cannot serve this request, whatever its health.
+fn reject(
+    asking: &Asking<'_>,
+    flat: &Flat,
+    leaf: &Leaf,
+    known: Option<&Known>,
+) -> Option<&'static str> {
+    let provider = &asking.snapshot.providers[leaf.provider];
+    if let Some(reason) = capability(asking.endpoint, &provider.vendor) {
+        return Some(reason);
+    }
+    if let Some(key) = &asking.subject.key
+        && !flat.configs.is_empty()
+        && !allows_model(key, &provider.name, &leaf.model)
+    {
+        return Some("model_not_allowed");
+    }
+    if let (Endpoint::Embeddings, Some(wanted)) = (asking.endpoint, leaf.dimensions)
+        && !has_dimensions(&leaf.model, wanted)
+    {
+        return Some("other_dimensions");
+    }
+    let model = known?.model.as_ref().filter(|_| !flat.configs.is_empty())?;
+    let facts = asking.facts;
+    if facts.has_tools && model.tools == Some(false) {
+        return Some("no_tools");
+    }
+    if facts.has_images && model.images == Some(false) {
+        return Some("no_images");
+    }
+    if facts.json_schema && model.json_schema == Some(false) {
+        return Some("no_json_schema");
+    }
+    None
+}
+
+/// Can every vector of this model have that length? What is not known can: the answer is checked.
+fn has_dimensions(model: &str, wanted: u64) -> bool {
+    match model {
+        "text-embedding-ada-002" => wanted == 1536,
+        "text-embedding-3-small" => wanted <= 1536,
+        "text-embedding-3-large" | "gemini-embedding-001" => wanted <= 3072,
+        _ => true,
+    }
+}
+
+/// A place for the memo of one config.
+pub(crate) type MemoCell = RefCell<Option<Rc<Memo>>>;
