@@ -278,7 +278,7 @@ class Need:
 
 @final
 class Local:
-    """An answer that needs no provider: health, models."""
+    """An answer that needs no provider: health, models, dry runs."""
 
     @property
     def id(self) -> str: ...
@@ -286,6 +286,8 @@ class Local:
     def status(self) -> int: ...
     @property
     def body(self) -> bytes: ...
+    @property
+    def is_stream(self) -> bool: ...
     @property
     def consumed(self) -> int: ...
     @property

@@ -18,6 +18,8 @@ from modelux.units import US_PER_S, UnixUs, usd_text
 if TYPE_CHECKING:
     from modelux._native import BudgetFigures
 
+JSON: Final = b"application/json"
+
 CREDENTIAL_STATUSES: Final = frozenset({401, 402, 403})
 OVERLOADED_STATUSES: Final = frozenset({503, 529})
 """529 is Anthropic's word for overloaded."""
@@ -58,6 +60,7 @@ def local(answer: Local, unix_us: UnixUs, *, keep_alive: bool) -> bytes:
         keep_alive=keep_alive,
         head_only=answer.head_only,
         unix_us=unix_us,
+        content_type=b"text/event-stream" if answer.is_stream else JSON,
     )
 
 
@@ -276,6 +279,7 @@ def _wire(
     keep_alive: bool,
     head_only: bool,
     unix_us: UnixUs,
+    content_type: bytes = JSON,
 ) -> bytes:
     try:
         reason = HTTPStatus(status).phrase
@@ -283,9 +287,9 @@ def _wire(
         reason = "Unknown"
     date = formatdate(unix_us // US_PER_S, usegmt=True)
     return (
-        b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: application/json\r\n"
+        b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\n"
         b"content-length: %d\r\n"
-        % (status, reason.encode(), date.encode(), len(body))
+        % (status, reason.encode(), date.encode(), content_type, len(body))
         + lines
         + (b"\r\n" if keep_alive else b"connection: close\r\n\r\n")
         + (b"" if head_only else body)

@@ -16,6 +16,7 @@
 mod answer_head;
 mod attempts;
 mod choice;
+mod dry;
 mod gather;
 mod hold;
 mod weigh;
@@ -44,6 +45,7 @@ use crate::sse::Follower;
 use crate::subject::{Endpoint, RateState, Subject};
 use crate::usage::{Usage, usage_of_tail};
 
+pub(crate) use dry::{DryAttempt, DryBudget};
 use gather::{Deferred, Gather, Mirror};
 use weigh::{Aside, Onward, Parked};
 

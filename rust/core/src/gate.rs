@@ -8,6 +8,7 @@
 use std::cell::Cell as StdCell;
 use std::rc::Rc;
 
+use crate::answers;
 use crate::cells::{Cell, Cells, Mode};
 use crate::exchange::{InFlight, Plan};
 use crate::head::{self, Framing, Parse};
@@ -23,7 +24,7 @@ use crate::routing::state::BudgetState;
 use crate::request::{Place, Request, allows_model, allows_route, shown_path};
 use crate::ring::RingWriter;
 use crate::snapshot::{Key, Snapshot, StoreBodies};
-use crate::subject::{RateState, Refusal, Subject};
+use crate::subject::{Endpoint, RateState, Refusal, Subject};
 use crate::text::shown;
 
 /// What `begin` came to.
@@ -54,8 +55,10 @@ pub enum Begin {
 pub struct Local {
     /// HTTP status.
     pub status: u16,
-    /// JSON body.
+    /// JSON, or events.
     pub body: Vec<u8>,
+    /// The body are server-sent events.
+    pub is_stream: bool,
     /// Bytes of input that this request took.
     pub consumed: usize,
     /// May the connection serve another request.
@@ -178,6 +181,12 @@ impl Gate {
         &self.snapshot
     }
 
+    /// What all workers have seen of targets.
+    #[must_use]
+    pub fn live(&self) -> &Rc<Live> {
+        &self.world.live
+    }
+
     /// The shared cells.
     #[must_use]
     pub fn cells(&self) -> &Cells {
@@ -220,6 +229,7 @@ impl Gate {
             subject: self.subject(now_us, unix_us),
             rate: None,
             project: None,
+            is_dry: false,
         };
         if snapshot.server.store_client_ip {
             request.subject.client_ip = Some(peer.to_owned());
@@ -293,7 +303,9 @@ impl Gate {
                 return Self::refuse_request(request, refusal, ending);
             }
         }
+        request.is_dry = matches!(place, Place::DryRun);
         let endpoint = match place {
+            Place::DryRun => Endpoint::Chat,
             Place::Models => return self.models(request, &key, ending),
             Place::Model(id) => return self.model(request, &key, &id, ending),
             Place::Call(endpoint) => endpoint,
@@ -324,7 +336,7 @@ impl Gate {
         match request.understand(&key, endpoint, body) {
             Err(refusal) => Self::refuse_request(request, refusal, ending),
             Ok((facts, flat)) => {
-                let Request { subject, rate, .. } = request;
+                let Request { subject, rate, is_dry, .. } = request;
                 let mut plan = Plan::new(
                     Rc::clone(&snapshot),
                     self.world.clone(),
@@ -338,11 +350,45 @@ impl Gate {
                     InFlight::enter(&self.in_flight),
                     self.worker,
                 );
+                plan.is_dry = is_dry;
                 let budgets = self.budgets_of(&plan, flat.flat(), unix_us);
                 plan.route(body, budgets, now_us, unix_us);
+                if is_dry {
+                    return self.dry_run(plan, ending, now_us, unix_us);
+                }
                 Begin::Plan(Box::new(plan))
             }
         }
+    }
+
+    /// Say what would be done, in the path's own shape.
+    fn dry_run(&self, mut plan: Plan, ending: Ending, now_us: u64, unix_us: u64) -> Begin {
+        let unix_s = unix_us / 1_000_000;
+        let (attempts, budgets) = plan.dry_run(
+            i64::try_from(unix_s).unwrap_or(i64::MAX),
+            now_us,
+            &|key| self.holds.balance(key),
+        );
+        let told = record::dry_run(&plan, &attempts, &budgets);
+        let subject = plan.subject();
+        let body = answers::dry_answer(
+            plan.shape(),
+            subject.stream,
+            &subject.id,
+            &subject.model_requested,
+            unix_s,
+            &told,
+        );
+        Begin::Local(Local {
+            status: 200,
+            body,
+            is_stream: subject.stream,
+            consumed: ending.consumed,
+            keep_alive: ending.keep_alive,
+            head_only: false,
+            http_1_0: ending.http_1_0,
+            id: subject.id.clone(),
+        })
     }
 
     /// The rows of the budgets that match, where an expression of the config asks for them.
@@ -383,6 +429,7 @@ impl Gate {
                 subject,
                 rate: None,
                 project: None,
+                is_dry: false,
             };
             let _ = request.identify(unix_us);
             subject = request.subject;
@@ -482,6 +529,7 @@ impl Gate {
         Begin::Local(Local {
             status,
             body: format!("{{\"status\": \"{word}\"}}").into_bytes(),
+            is_stream: false,
             consumed: if whole { head.head_bytes } else { input_bytes },
             keep_alive: head.keep_alive && whole,
             head_only: head.method == "HEAD",
@@ -571,6 +619,7 @@ fn local(request: Request<'_, '_>, body: Vec<u8>, ending: Ending) -> Begin {
     Begin::Local(Local {
         status: 200,
         body,
+        is_stream: false,
         consumed: ending.consumed,
         keep_alive: ending.keep_alive,
         head_only: ending.head_only,

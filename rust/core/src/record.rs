@@ -8,7 +8,7 @@ use std::io::Write as _;
 
 use crate::attempt::{Attempt, HeldBy, Outcome, SettledBy};
 use crate::digits::{push_number, push_usd};
-use crate::exchange::{Plan, Tally};
+use crate::exchange::{DryAttempt, DryBudget, Plan, Tally};
 use crate::gate::Refused;
 use crate::ring::{Bodies, RingWriter};
 use crate::routing::decide::Candidate;
@@ -460,7 +460,10 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
         Strategy::Direct if sole => "model named by the caller".into(),
         Strategy::Single if sole => "the only target".into(),
         Strategy::Fallback if sole && is_first => "primary healthy".into(),
-        Strategy::Fallback | Strategy::Single | Strategy::Direct => told(plan).into(),
+        Strategy::Fallback | Strategy::Single | Strategy::Direct if !plan.is_dry => {
+            told(plan).into()
+        }
+        _ if plan.is_dry => plan.first_reason(),
         _ if plan.attempts.is_empty() => "nobody may serve".into(),
         _ if sole => plan.attempts[0].reason.clone(),
         _ => format!("{}: {}", plan.attempts[0].reason, told(plan)).into(),
@@ -511,6 +514,45 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     object.maybe_number(key!("fitted_to"), plan.budgets.limit_sent);
     object.maybe_text(key!("tokens_by"), decision.tokens_by());
     push_inputs(object, plan);
+}
+
+/// What a dry run shows: the decision, the attempts as they would be made, the budgets' view.
+pub(crate) fn dry_run(
+    plan: &Plan,
+    attempts: &[DryAttempt],
+    budgets: &[DryBudget],
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2048);
+    let mut object = Object::open(&mut out);
+    object.object(key!("decision"), |decision| push_decision(decision, plan, false));
+    let flat = plan.choice.flat.flat();
+    object.list(key!("attempts"), attempts.iter().enumerate(), |out, (index, attempt)| {
+        let leaf = &flat.leaves[attempt.leaf];
+        let state = &plan.choice.decision.state.leaves[attempt.leaf];
+        let mut object = Object::open(out);
+        object.number(key!("index"), index as u64 + 1);
+        object.text(key!("target"), &leaf.label);
+        object.text(key!("provider"), &plan.snapshot.providers[leaf.provider].name);
+        object.text(key!("model"), &leaf.model);
+        object.number(key!("timeout_ms"), leaf.timeout_ms);
+        object.number(key!("est_input_tokens"), state.input_tokens);
+        object.number(key!("est_output_tokens"), state.output_tokens);
+        object.usd(key!("est_cost_usd"), state.cost_nusd);
+        object.usd(key!("bound_usd"), attempt.bound_nusd);
+        object.close();
+    });
+    object.list(key!("budgets"), budgets.iter(), |out, dry| {
+        let budget = plan.snapshot.budgets.get(dry.budget);
+        let mut object = Object::open(out);
+        object.text(key!("name"), &budget.name);
+        object.maybe_text(key!("subject"), dry.subject.as_deref());
+        object.text(key!("verdict"), dry.verdict);
+        object.usd(key!("remaining_usd"), Some(dry.remaining_nusd));
+        object.maybe_number(key!("fitted_max_tokens"), dry.fitted_max_tokens);
+        object.close();
+    });
+    object.close();
+    out
 }
 
 /// How each attempt went: `primary timeout, secondary healthy`.

@@ -20,6 +20,8 @@ pub(crate) enum Place {
     Models,
     Model(String),
     Call(Endpoint),
+    /// Decide on a chat request, call nobody.
+    DryRun,
 }
 
 /// What was chosen for a request.
@@ -65,10 +67,12 @@ pub(crate) struct Request<'s, 'b> {
     pub(crate) subject: Subject,
     pub(crate) rate: Option<RateState>,
     pub(crate) project: Option<usize>,
+    /// Decide only.
+    pub(crate) is_dry: bool,
 }
 
 const PATHS: &str =
-    "`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings` and `/v1/models`";
+    "`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/dry-run` and `/v1/models`";
 
 impl Request<'_, '_> {
     /// Find out what the path stands for, and whether the method fits it.
@@ -97,6 +101,7 @@ impl Request<'_, '_> {
             // The parser lets this target pass with OPTIONS only, which nothing here takes.
             "*" => self.only("GET, HEAD, POST", Place::Models),
             "/v1/chat/completions" => self.only("POST", Place::Call(Endpoint::Chat)),
+            "/v1/dry-run" => self.only("POST", Place::DryRun),
             "/v1/completions" => self.only("POST", Place::Call(Endpoint::Completions)),
             "/v1/embeddings" => self.only("POST", Place::Call(Endpoint::Embeddings)),
             "/v1/models" => self.only("GET, HEAD", Place::Models),
@@ -221,6 +226,8 @@ impl Request<'_, '_> {
                 trace_id = Some(header_text(value, "X-Modelux-Trace-Id")?);
             } else if name.eq_ignore_ascii_case(b"x-modelux-conversation-id") {
                 conversation_id = Some(header_text(value, "X-Modelux-Conversation-Id")?);
+            } else if name.eq_ignore_ascii_case(b"x-modelux-dry-run") {
+                self.is_dry |= value.trim_ascii().eq_ignore_ascii_case(b"true");
             } else if name.eq_ignore_ascii_case(b"x-modelux-provider-key")
                 && !value.iter().all(u8::is_ascii_graphic)
             {

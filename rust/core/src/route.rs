@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::bound;
-use crate::chance::hash;
 use crate::learnt::Learnt;
 use crate::live::{self, Live, SizeClass, TargetId};
 use crate::models::ModelInfo;
@@ -60,10 +59,16 @@ pub(crate) struct Memo {
 pub fn prefix_of(subject: &Subject, body: &[u8]) -> u64 {
     let project = subject.project.unwrap_or(0) as u64;
     match &subject.conversation_id {
-        Some(conversation) => hash(conversation.as_bytes()) ^ project,
-        None if body.len() >= 2 * PREFIX_BYTES => hash(&body[..PREFIX_BYTES]) ^ project,
+        Some(conversation) => fnv(conversation.as_bytes()) ^ project,
+        None if body.len() >= 2 * PREFIX_BYTES => fnv(&body[..PREFIX_BYTES]) ^ project,
         None => 0,
     }
+}
+
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// By how much text a latency is to be compared.

@@ -63,6 +63,8 @@ struct Local {
     #[pyo3(get)]
     body: Py<PyBytes>,
     #[pyo3(get)]
+    is_stream: bool,
+    #[pyo3(get)]
     consumed: usize,
     #[pyo3(get)]
     keep_alive: bool,
@@ -341,6 +343,7 @@ fn answer_without_plan(py: Python<'_>, begun: Begin) -> PyResult<Py<PyAny>> {
             let answer = Local {
                 status: local.status,
                 body: PyBytes::new(py, &local.body).unbind(),
+                is_stream: local.is_stream,
                 consumed: local.consumed,
                 keep_alive: local.keep_alive,
                 head_only: local.head_only,

@@ -79,7 +79,7 @@ impl Plan {
             self.snapshot.price(&self.world.catalogue, leaf.provider, &leaf.model, at_unix_s);
         let live = &self.world.live;
         let target = live.target(&provider.name, &leaf.model);
-        if !leaf.mark.is_empty() {
+        if !leaf.mark.is_empty() && !self.is_dry {
             live.touch(live.mark(&leaf.mark), self.unix_now_us(now_us) / 1_000_000);
         }
         self.phase = Phase::Head;
@@ -142,7 +142,11 @@ impl Plan {
         };
         patch::patch(self.call_body(request_body), &self.facts, &edit, &mut body);
         if let Some(params) = &leaf.params {
-            body = patch::merge_params(&body, params);
+            let mut merged = Vec::with_capacity(body.len() + params.len());
+            // What we have just patched was scanned: it is an object.
+            if patch::merge_params(&body, params.as_bytes(), &mut merged).is_ok() {
+                body = merged;
+            }
         }
         let mut wire = Vec::with_capacity(
             body.len() + self.lines.len() + provider.head_lines.len() + WIRE_HEAD_BYTES,
@@ -230,7 +234,7 @@ impl Plan {
         attempt.sent_us = Some(now_us);
         attempt.pooled = attempt.connecting_us.is_none();
         let target = attempt.live;
-        self.world.live.began(target, self.worker);
+        self.world.live.began(target, self.worker, now_us);
         self.mark_sent(gate);
         wire
     }

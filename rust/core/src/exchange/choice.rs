@@ -317,7 +317,7 @@ impl Plan {
                 match asked_us {
                     Some(asked_us) if is_ours => {
                         let until_us = now_us.saturating_add(asked_us.min(COOL_US_MAX));
-                        live.cool(attempt.live, &credential.id, until_us);
+                        live.cool(attempt.live, &credential.id, until_us, now_us);
                         breaker::Event::Neutral
                     }
                     None if is_ours => breaker::Event::Failed,

@@ -209,6 +209,10 @@ impl Matched {
         self.shown.as_ref()
     }
 
+    pub(super) fn matches(&self) -> &[Match] {
+        &self.matches
+    }
+
     /// What each budget that matched has to say.
     #[must_use]
     pub fn tallies(&self) -> &[Tally] {
@@ -283,6 +287,30 @@ impl Plan {
             slugs: &slugs,
         };
         snapshot.budgets.matching(&who, &mut self.budgets.matches);
+    }
+
+    /// What the current attempt asks of the budgets that match it; None where none does.
+    pub(super) fn dry_ask(&self) -> Option<Ask> {
+        let stake = self.budgets.stake.as_ref()?;
+        let bound = stake.bound?;
+        Some(Ask { bound, limit: stake.limit, least: stake.least })
+    }
+
+    /// What the current attempt could cost at most, where no budget asks.
+    pub(super) fn unheld_bound(&self) -> Option<u64> {
+        let attempt = self.attempts.last()?;
+        let (leaf, provider) = self.target_of(attempt);
+        let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
+        let output = bound::output_limit(
+            &self.facts,
+            self.endpoint.shape(),
+            model.as_ref(),
+            &provider.vendor,
+            leaf,
+            self.snapshot.server.limit_defaults(),
+        );
+        let limit = output.map(|output| output.limit);
+        self.bound_by_bytes(limit).ok()?.at(limit)
     }
 
     fn is_enforced(&self) -> bool {

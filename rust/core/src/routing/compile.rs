@@ -25,8 +25,6 @@ const WEIGHT_ONE: u64 = 1000;
 /// A config above leaves.
 #[derive(Debug)]
 pub(crate) struct Config {
-    /// How it chooses.
-    pub(crate) strategy: Strategy,
     /// Its targets and configs, in the order of the text.
     pub(crate) children: Vec<Child>,
     /// What its strategy needs.
@@ -274,7 +272,6 @@ impl Compiler<'_> {
         self.flat.total_budgets_ms.push(config.limits.total_budget_ms.map(|ms| ms.min(LIMIT_MS_MAX)));
         // Its number is taken before its children take theirs: the outermost comes first.
         self.flat.configs.push(Config {
-            strategy: config.strategy,
             children: Vec::new(),
             own: Own::List,
             timeout_ms: limits.timeout_ms.unwrap_or(TIMEOUT_MS).min(LIMIT_MS_MAX),

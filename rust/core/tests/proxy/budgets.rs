@@ -97,11 +97,11 @@ fn what_was_not_sent_or_answered_with_an_error_is_released() {
     let mut plan = held(&mut bench, &plain_chat());
     plan.connecting(START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Connect, START_US), Step::Failed);
-    assert!(plan.next(START_US));
+    assert!(plan.next(BODY, START_US));
     assert_eq!(bench.turn(&mut plan), Verdict::Go);
     let refused = b"HTTP/1.1 503 X\r\ncontent-length: 0\r\n\r\n";
     assert_eq!(bench.feed(&mut plan, &[refused], START_US).1, Step::Failed);
-    assert!(!plan.next(START_US));
+    assert!(!plan.next(BODY, START_US));
     assert_eq!(bench.settled(), (0, 0));
 }
 
@@ -112,7 +112,7 @@ fn each_attempt_that_may_have_been_billed_is_charged_and_the_next_held_anew() {
     let first = amount(&plan);
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, START_US), Step::Failed);
-    assert!(plan.next(START_US));
+    assert!(plan.next(BODY, START_US));
     assert_eq!(plan.verdict(), Verdict::Wait, "no byte before the next hold");
     assert_eq!(bench.turn(&mut plan), Verdict::Go);
     assert_eq!(bench.settled(), (first, amount(&plan)));
@@ -131,7 +131,7 @@ fn a_retry_that_does_not_fit_is_the_budgets_error() {
     let mut plan = held(&mut bench, &plain_chat());
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Reset, START_US), Step::Failed);
-    assert!(plan.next(START_US));
+    assert!(plan.next(BODY, START_US));
     // 33 of 50 million are spent: the rest is fitted to, and then there is nothing to fit to.
     assert_eq!(bench.turn(&mut plan), Verdict::Go);
     let _ = plan.send(&mut bench.gate, BODY, START_US);

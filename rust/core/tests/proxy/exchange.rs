@@ -217,18 +217,18 @@ fn a_pooled_connection_that_closed_unread_is_followed_by_one_fresh_try() {
     let mut plan = bench.plan(&plain_chat());
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Eof, START_US), Step::Failed);
-    assert!(plan.next(START_US) && plan.wants_fresh_connection());
+    assert!(plan.next(BODY, START_US) && plan.wants_fresh_connection());
     plan.connecting(START_US);
     // The fresh try was no retry of its own: the one that the config grants is still there.
     let (_, step) =
         bench.feed(&mut plan, &[b"HTTP/1.1 500 X\r\ncontent-length: 0\r\n\r\n"], START_US);
     assert_eq!(step, Step::Failed);
-    assert!(plan.next(START_US));
+    assert!(plan.next(BODY, START_US));
     assert_eq!(plan.provider_index(), 0);
     plan.connecting(START_US);
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Reset, START_US), Step::Failed);
-    assert!(!plan.next(START_US), "`reset` is not in the list, and nothing was pooled");
+    assert!(!plan.next(BODY, START_US), "`reset` is not in the list, and nothing was pooled");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn what_was_never_sent_goes_on_whatever_the_list_says() {
         let mut plan = bench.plan(&plain_chat());
         plan.connecting(START_US);
         assert_eq!(plan.fault(&mut bench.gate, BODY, fault, START_US), Step::Failed);
-        assert!(plan.next(START_US), "{fault:?}");
+        assert!(plan.next(BODY, START_US), "{fault:?}");
         let (_, step) = bench.feed(&mut plan, &[WHOLE], START_US);
         assert!(matches!(step, Step::Done(_)));
         let record = bench.record();
@@ -260,12 +260,12 @@ fn an_inner_budget_ends_the_attempts_inside_it_and_no_others() {
     let later = START_US + 700_000;
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, later), Step::Failed);
-    assert!(plan.next(later));
+    assert!(plan.next(BODY, later));
     assert_eq!((plan.provider_index(), plan.deadline_us()), (0, later + 100_000));
     let _ = plan.send(&mut bench.gate, BODY, later);
     let spent = later + 100_000;
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, spent), Step::Failed);
-    assert!(plan.next(spent));
+    assert!(plan.next(BODY, spent));
     assert_eq!(plan.provider_index(), 1, "`a` was inside: passed over");
     assert_eq!(plan.deadline_us(), spent + 1_000_000);
     assert_eq!(plan.attempts()[1].limit_ms, 100);
@@ -280,7 +280,7 @@ fn a_budget_of_the_whole_config_ends_the_request() {
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     let until = START_US + 300_000;
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, until), Step::Failed);
-    assert!(!plan.next(until));
+    assert!(!plan.next(BODY, until));
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn a_shutdown_goes_to_nobody_else() {
     let mut plan = bench.plan(&plain_chat());
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Shutdown, START_US), Step::Failed);
-    assert!(!plan.next(START_US));
+    assert!(!plan.next(BODY, START_US));
 }
 
 #[test]
@@ -364,7 +364,7 @@ fn a_new_configuration_leaves_exchanges_under_way_alone() {
     bench.gate.load(crate::support::read_snapshot(&other).unwrap());
     let _ = plan.send(&mut bench.gate, BODY, START_US);
     assert_eq!(plan.fault(&mut bench.gate, BODY, Fault::Timeout, START_US), Step::Failed);
-    assert!(plan.next(START_US));
+    assert!(plan.next(BODY, START_US));
     assert_eq!(plan.provider_index(), 1);
     let (relayed, _) = bench.feed(&mut plan, &[WHOLE], START_US);
     assert!(text(&relayed).contains("X-Modelux-Provider-Used: beta"));

@@ -82,12 +82,15 @@ fn a_model_that_leads_nowhere_is_refused_by_name() {
         (&plain(), "", "model_not_found", "no provider here serves"),
         (&routes, "@prod", "route_not_allowed", "@prod"),
         (&models, "beta/b", "model_not_allowed", "beta/b"),
-        (&models, "@prod", "no_healthy_target", "model_not_allowed"),
     ] {
         let (is, message) = refusal(document, &asking_for(model));
         assert_eq!(is, code, "{model}");
         assert!(message.contains(says), "{model}: {message}");
     }
+    let plan = Bench::new(&models).plan(&asking_for("@prod"));
+    let stopped = plan.stopped().unwrap();
+    assert_eq!(stopped.code, "no_healthy_target");
+    assert!(stopped.message.contains("model_not_allowed"), "{}", stopped.message);
     let mut strict = plain();
     strict["projects"][0]["auto_resolve_bare_model"] = json!(false);
     assert_eq!(code(&strict, &asking_for("m")), "model_not_found");

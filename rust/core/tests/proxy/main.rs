@@ -6,4 +6,5 @@ mod budgets;
 mod exchange;
 mod gate;
 mod routing;
+mod strategies;
 mod support;

@@ -7,7 +7,7 @@ use hmac::{Hmac, Mac};
 use modelux_core::cells::{Cell, Cells, Mode};
 use modelux_core::exchange::{Plan, Step, Verdict};
 use modelux_core::gate::{Begin, Gate, Refused};
-use modelux_core::holds::Holds;
+use modelux_core::holds::{Group, Holds};
 use modelux_core::ledger::Ledger;
 use modelux_core::live::Live;
 use modelux_core::pricing::Catalogue;
@@ -155,6 +155,12 @@ impl Bench {
     pub fn turn(&mut self, plan: &mut Plan) -> Verdict {
         self.gate.turn(&mut [plan], START_US, UNIX_US);
         plan.verdict()
+    }
+
+    /// One turn of the ledger for calls that one request makes at once.
+    pub fn turn_group(&mut self, plans: Vec<&mut Plan>, least: usize, has_judge: bool) {
+        let mut groups = [Group { plans, least, has_judge }];
+        self.gate.turn_with(&mut [], &mut groups, START_US, UNIX_US);
     }
 
     /// Settle what is due, and return spent and held of the only row.
