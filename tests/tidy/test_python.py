@@ -12,7 +12,7 @@ from tests.tidy.tree import PACKAGE, Tree, committed, imports_of, sample
 BROAD_EXCEPTS: Final = frozenset(
     {
         "modelux.control.app.errors_in_our_shape.answer",
-        "modelux.proxy.connection.ClientConnection._run",
+        "modelux.proxy.resumable.Resumable._run",
         "modelux.supervisor.process.Supervisor._turn",
         "modelux.writer.loop.TraceWriter._store_all",
     }

@@ -20,7 +20,7 @@ class Ledger:
         self.has_due = False
         self.fails = False
 
-    def turn(self, plans: list[object]) -> None:
+    def turn(self, plans: list[object], groups: list[object]) -> None:
         self.turns.append(plans)
         if self.fails:
             raise RuntimeError("a bug in one turn")
