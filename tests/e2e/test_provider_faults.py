@@ -126,16 +126,23 @@ def slug(name: str) -> str:
     return "then-healthy-" + name.replace("_", "-")
 
 
-def _route(name: str, settings: str) -> str:
+def _route(name: str, settings: str, provider: str = "sim") -> str:
+    alone = provider if provider == "sim" else f"{provider}only"
     return (
         f'[routes.{slug(name)}]\nstrategy = "fallback"\n'
         f"idle_timeout_ms = {TIMEOUT_MS}\nattempts = [\n"
-        f'  {{ model = "sim/m?{settings};tokens=6", timeout_ms = {TIMEOUT_MS} }},\n'
+        f'  {{ model = "{provider}/m?{settings};tokens=6", timeout_ms = {TIMEOUT_MS} }},\n'
         f'  "healthy/m?tokens=6",\n]\n\n'
         f'[routes.only-{name.replace("_", "-")}]\nstrategy = "single"\n'
         f"idle_timeout_ms = {TIMEOUT_MS}\ntimeout_ms = {TIMEOUT_MS}\n"
-        f'model = "sim/m?{settings};tokens=6"\n\n'
+        # Another model than the one above: its breaker is its own.
+        f'model = "{alone}/m?tokens=6;{settings}"\n\n'
     )
+
+
+def _provider_of(status: int) -> str:
+    """Who answers so: a refused key is passed over for a minute, whatever it is asked for."""
+    return f"sim{status}" if status in (401, 402, 403) else "sim"
 
 
 def _config(simulator: Simulator) -> str:
@@ -143,10 +150,18 @@ def _config(simulator: Simulator) -> str:
     routes = [_route(fault, f"fault={fault}") for fault in faults]
     routes += [_route(f"{fault}_at_0", f"fault={fault};at=0") for fault in AFTER_CONTENT]
     statuses = (*ERROR_STATUSES, *PASSED_ON)
-    routes += [_route(f"status_{status}", f"status={status}") for status in statuses]
+    routes += [
+        _route(f"status_{status}", f"status={status}", _provider_of(status))
+        for status in statuses
+    ]
     return (
         PROJECT
         + provider_table("sim", simulator.base_url())
+        + "".join(
+            provider_table(_provider_of(status) + suffix, simulator.base_url())
+            for status in (401, 402, 403)
+            for suffix in ("", "only")
+        )
         + provider_table("healthy", simulator.base_url("label=healthy"))
         + provider_table("early413", simulator.base_url("fault=early_413;label=early"))
         + provider_table("early200", simulator.base_url("fault=early_200;label=early"))

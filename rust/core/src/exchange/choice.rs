@@ -330,6 +330,11 @@ impl Plan {
                 }
                 breaker::Event::Neutral
             }
+            // A pooled connection that closed under way says nothing of who is behind it: the
+            // fresh one will.
+            (Outcome::Reset, None) if attempt.pooled && attempt.bytes_received == 0 => {
+                breaker::Event::Neutral
+            }
             (Outcome::HttpError, Some(500..=599))
             | (Outcome::Timeout | Outcome::ConnectError | Outcome::Reset, _)
             | (Outcome::Malformed, _) => breaker::Event::Failed,
