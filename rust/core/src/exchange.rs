@@ -307,7 +307,6 @@ impl Plan {
     }
 
     /// A plan that nothing has happened to yet.
-    #[expect(clippy::too_many_arguments, reason = "called from two places, next to it")]
     fn bare(
         snapshot: Rc<Snapshot>,
         world: World,
@@ -1041,7 +1040,8 @@ impl Plan {
 
     /// Has every vector of an embedding the length that the config promises?
     fn has_right_dimensions(&self, body: &[u8]) -> bool {
-        let Some(wanted) = self.leaf().dimensions.filter(|_| self.endpoint == Endpoint::Embeddings)
+        let Some(wanted) =
+            self.leaf().dimensions.filter(|_| self.endpoint == Endpoint::Embeddings)
         else {
             return true;
         };

@@ -18,11 +18,11 @@ use crate::ledger::{LedgerFault, RowView};
 use crate::live::Live;
 use crate::pricing::Catalogue;
 use crate::record;
+use crate::request::{Place, Request, allows_model, allows_route, shown_path};
+use crate::ring::RingWriter;
 use crate::route::World;
 use crate::routing::Flat;
 use crate::routing::state::BudgetState;
-use crate::request::{Place, Request, allows_model, allows_route, shown_path};
-use crate::ring::RingWriter;
 use crate::snapshot::{Key, Snapshot, StoreBodies};
 use crate::subject::{Endpoint, RateState, Refusal, Subject};
 use crate::text::shown;
@@ -52,6 +52,7 @@ pub enum Begin {
 }
 
 /// An answer that the gate gives by itself.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of one answer")]
 pub struct Local {
     /// HTTP status.
     pub status: u16,
@@ -118,11 +119,8 @@ impl Gate {
         seed: [u64; 2],
     ) -> Self {
         let worker = live.worker();
-        let world = World {
-            catalogue: Rc::new(catalogue),
-            learnt: Rc::default(),
-            live: Rc::new(live),
-        };
+        let world =
+            World { catalogue: Rc::new(catalogue), learnt: Rc::default(), live: Rc::new(live) };
         Self {
             snapshot: Rc::new(snapshot),
             world,
@@ -364,21 +362,27 @@ impl Gate {
     /// Say what would be done, in the path's own shape.
     fn dry_run(&self, mut plan: Plan, ending: Ending, now_us: u64, unix_us: u64) -> Begin {
         let unix_s = unix_us / 1_000_000;
-        let (attempts, budgets) = plan.dry_run(
-            i64::try_from(unix_s).unwrap_or(i64::MAX),
-            now_us,
-            &|key| self.holds.balance(key),
-        );
+        let (attempts, budgets) =
+            plan.dry_run(i64::try_from(unix_s).unwrap_or(i64::MAX), now_us, &|key| {
+                self.holds.balance(key)
+            });
         let told = record::dry_run(&plan, &attempts, &budgets);
         let subject = plan.subject();
-        let body = answers::dry_answer(
+        let body = match plan.endpoint {
+            Endpoint::Embeddings => answers::dry_embeddings(
+                plan.facts.prompts,
+                &subject.model_requested,
+                &told,
+            ),
+            Endpoint::Chat | Endpoint::Completions => answers::dry_answer(
             plan.shape(),
             subject.stream,
             &subject.id,
             &subject.model_requested,
             unix_s,
             &told,
-        );
+            ),
+        };
         Begin::Local(Local {
             status: 200,
             body,

@@ -256,7 +256,8 @@ fn all<'a, 'p: 'a, 'q: 'a>(
     plans: &'a mut [&'p mut Plan],
     groups: &'a mut [Group<'q>],
 ) -> impl Iterator<Item = &'a mut Plan> {
-    let grouped = groups.iter_mut().flat_map(|group| group.plans.iter_mut().map(|plan| &mut **plan));
+    let grouped =
+        groups.iter_mut().flat_map(|group| group.plans.iter_mut().map(|plan| &mut **plan));
     plans.iter_mut().map(|plan| &mut **plan).chain(grouped)
 }
 

@@ -141,7 +141,9 @@ impl<'o> Object<'o> {
 
     /// A number with a fraction; what is no number is null.
     fn figure(&mut self, key: &'static str, value: Option<f64>) {
-        let Some(value) = value.filter(|value| value.is_finite()) else { return self.null(key) };
+        let Some(value) = value.filter(|value| value.is_finite()) else {
+            return self.null(key);
+        };
         let out = self.key(key);
         // Writing to a vector does not fail.
         let _ = write!(out, "{value}");
@@ -259,7 +261,8 @@ pub(crate) fn served(
             object.usd(key!("output_usd"), Some(cost.output_nusd));
             object.usd(key!("total_usd"), Some(cost.input_nusd + cost.output_nusd));
             let shadow = plan.shadow_cost();
-            object.usd(key!("shadow_usd"), shadow.map(|cost| cost.input_nusd + cost.output_nusd));
+            object
+                .usd(key!("shadow_usd"), shadow.map(|cost| cost.input_nusd + cost.output_nusd));
             object.text(key!("price_version"), plan.price_version());
         }),
         None => record.null(key!("cost")),
@@ -491,7 +494,12 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     let choices = || left.into_iter().chain(std::iter::once(&plan.choice));
     let candidates = choices().flat_map(|choice| {
         let decision = &choice.decision;
-        choice.flat.flat().leaves.iter().zip(decision.candidates.iter().zip(&decision.state.leaves))
+        choice
+            .flat
+            .flat()
+            .leaves
+            .iter()
+            .zip(decision.candidates.iter().zip(&decision.state.leaves))
     });
     object.list(key!("candidates"), candidates, |out, (leaf, (candidate, state))| {
         push_candidate(out, leaf, candidate, state);
@@ -517,11 +525,7 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
 }
 
 /// What a dry run shows: the decision, the attempts as they would be made, the budgets' view.
-pub(crate) fn dry_run(
-    plan: &Plan,
-    attempts: &[DryAttempt],
-    budgets: &[DryBudget],
-) -> Vec<u8> {
+pub(crate) fn dry_run(plan: &Plan, attempts: &[DryAttempt], budgets: &[DryBudget]) -> Vec<u8> {
     let mut out = Vec::with_capacity(2048);
     let mut object = Object::open(&mut out);
     object.object(key!("decision"), |decision| push_decision(decision, plan, false));

@@ -16,7 +16,9 @@ use crate::subject::{Endpoint, RateState, Refusal, Subject};
 use crate::text::{listed, nearest, percent_decode, shown};
 
 pub(crate) enum Place {
-    Health { ready: bool },
+    Health {
+        ready: bool,
+    },
     Models,
     Model(String),
     Call(Endpoint),
@@ -71,8 +73,7 @@ pub(crate) struct Request<'s, 'b> {
     pub(crate) is_dry: bool,
 }
 
-const PATHS: &str =
-    "`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/dry-run` and `/v1/models`";
+const PATHS: &str = "`/v1/chat/completions`, `/v1/completions`, `/v1/embeddings`, `/v1/dry-run` and `/v1/models`";
 
 impl Request<'_, '_> {
     /// Find out what the path stands for, and whether the method fits it.

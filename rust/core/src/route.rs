@@ -99,9 +99,10 @@ pub(crate) struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     pub(crate) fn asked(&self) -> Asked<'a> {
-        let project = self.subject.project.map_or("", |project| {
-            self.snapshot.projects[project].name.as_str()
-        });
+        let project = self
+            .subject
+            .project
+            .map_or("", |project| self.snapshot.projects[project].name.as_str());
         Asked { subject: self.subject, facts: self.facts, model: self.model, project }
     }
 
@@ -194,7 +195,9 @@ impl World {
 
     fn memo(&self, snapshot: &Snapshot, flat: &Flat, unix_s: i64) -> Rc<Memo> {
         let mut kept = flat.memo.borrow_mut();
-        if let Some(memo) = kept.as_ref().filter(|memo| (unix_s - memo.at_s).abs() < PRICES_KEPT_S) {
+        if let Some(memo) =
+            kept.as_ref().filter(|memo| (unix_s - memo.at_s).abs() < PRICES_KEPT_S)
+        {
             return Rc::clone(memo);
         }
         let known = |provider: usize, model: &str| Known {
@@ -237,13 +240,7 @@ impl World {
         state
     }
 
-    fn keys(
-        &self,
-        provider: &Provider,
-        leaf: &Leaf,
-        target: TargetId,
-        now_us: u64,
-    ) -> Keys {
+    fn keys(&self, provider: &Provider, leaf: &Leaf, target: TargetId, now_us: u64) -> Keys {
         let mut soonest_us = u64::MAX;
         let mut is_rejected = false;
         for (index, credential) in provider.credentials.iter().enumerate() {

@@ -57,6 +57,7 @@ struct Need {
 
 /// An answer that needs no provider.
 #[pyclass(frozen, module = "modelux._native")]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of one answer")]
 struct Local {
     #[pyo3(get)]
     status: u16,
@@ -566,6 +567,7 @@ impl Plan {
     }
 
     /// Not enough of the calls could be held: say so, or go where a budget sends this request.
+    #[expect(clippy::needless_pass_by_value, reason = "what comes from Python is owned")]
     fn adopt_stop(&mut self, members: Vec<PyRef<'_, Plan>>) {
         let members: Vec<&exchange::Plan> =
             members.iter().map(|member| &*member.inner).collect();

@@ -386,7 +386,7 @@ pub(crate) mod tests {
             .map(serde_json::from_value)
             .collect::<Result<Vec<BudgetDocument>, _>>()
             .map_err(|fault| fault.to_string())?;
-        Budgets::compile(documents, &PROJECTS, &|_| Ok(Flat::direct(0, "small", "small")))
+        Budgets::compile(documents, &PROJECTS, &|_, _| Ok(Flat::direct(0, "small", "small")))
     }
 
     pub fn budgets(documents: impl IntoIterator<Item = Value>) -> Budgets {

@@ -318,15 +318,14 @@ impl Plan {
         }
         self.tries_here += 1;
         let order = &self.choice.decision.order;
-        let next = flat.next(order, at, failed_by, self.tries_here, &|config| {
-            spent.contains(&config)
-        });
+        let next =
+            flat.next(order, at, failed_by, self.tries_here, &|config| spent.contains(&config));
         self.tried_fresh = false;
         match next {
             Next::Nobody => false,
             Next::Again => {
                 let reason = format!("again after {} of attempt_{number}", failed_by.text());
-                let pause_ms = backoff_ms(&self.subject.id, self.tries_here);
+                let pause_ms = backoff_ms(&self.subject.id, self.tries_here - 1);
                 let from_us = now_us.saturating_add(pause_ms * 1000);
                 self.not_before_us = from_us;
                 self.start(choice.clone(), at, reason.into(), from_us);

@@ -186,15 +186,11 @@ impl Plan {
 
     fn why_nobody(&self) -> Stopped {
         let leaves = self.choice.flat.flat().leaves.iter();
-        let told = listed(leaves.zip(&self.choice.decision.candidates).map(
-            |(leaf, candidate)| {
+        let told =
+            listed(leaves.zip(&self.choice.decision.candidates).map(|(leaf, candidate)| {
                 format!("{} ({})", leaf.label, candidate.reject_reason.unwrap_or(""))
-            },
-        ));
-        Stopped::plain(
-            "no_healthy_target",
-            format!("no target can serve this request: {told}"),
-        )
+            }));
+        Stopped::plain("no_healthy_target", format!("no target can serve this request: {told}"))
     }
 
     /// Why the first attempt goes where it goes.
@@ -275,8 +271,14 @@ impl Plan {
     pub(super) fn report(&mut self, outcome: Outcome, usage: Option<&Usage>, now_us: u64) {
         let Some(attempt) = self.attempts.last() else { return };
         let Some(sent_us) = attempt.sent_us else {
-            if outcome == Outcome::ConnectError || attempt.failed_by == Some(FailedBy::Connect) {
-                self.world.live.report(attempt.live, breaker::Event::Failed, attempt.started_us, now_us);
+            if outcome == Outcome::ConnectError || attempt.failed_by == Some(FailedBy::Connect)
+            {
+                self.world.live.report(
+                    attempt.live,
+                    breaker::Event::Failed,
+                    attempt.started_us,
+                    now_us,
+                );
             }
             return;
         };
@@ -336,12 +338,18 @@ impl Plan {
                 breaker::Event::Neutral
             }
             (Outcome::HttpError, Some(500..=599))
-            | (Outcome::Timeout | Outcome::ConnectError | Outcome::Reset, _)
-            | (Outcome::Malformed, _) => breaker::Event::Failed,
+            | (
+                Outcome::Timeout | Outcome::ConnectError | Outcome::Reset | Outcome::Malformed,
+                _,
+            ) => breaker::Event::Failed,
             (Outcome::Interrupted, _) if self.may_go_on => breaker::Event::Failed,
-            (Outcome::HttpError | Outcome::Interrupted | Outcome::Cancelled | Outcome::Skipped, _) => {
-                breaker::Event::Neutral
-            }
+            (
+                Outcome::HttpError
+                | Outcome::Interrupted
+                | Outcome::Cancelled
+                | Outcome::Skipped,
+                _,
+            ) => breaker::Event::Neutral,
         }
     }
 
@@ -354,9 +362,10 @@ impl Plan {
         let Some((route, _)) = &self.subject.route else { return };
         let leaf = attempt.target();
         let provider = &self.snapshot.providers[leaf.provider];
-        let project = self.subject.project.map_or("", |project| {
-            self.snapshot.projects[project].name.as_str()
-        });
+        let project = self
+            .subject
+            .project
+            .map_or("", |project| self.snapshot.projects[project].name.as_str());
         let live = &self.world.live;
         let learnt = live.route_target(project, &route.slug, &provider.name, &leaf.model);
         if let Some(limit) = self.expected_limit(leaf, provider) {
@@ -393,10 +402,7 @@ impl Plan {
             self.attempts.iter().any(|attempt| {
                 attempt.credential == index
                     && attempt.target().provider == target.provider
-                    && matches!(
-                        attempt.failed_by,
-                        Some(FailedBy::Status(401..=403 | 429))
-                    )
+                    && matches!(attempt.failed_by, Some(FailedBy::Status(401..=403 | 429)))
             })
         };
         let weights: Vec<u64> = provider
@@ -415,7 +421,10 @@ impl Plan {
                 if is_usable { u64::from(credential.weight) } else { 0 }
             })
             .collect();
-        crate::chance::pick_weighted(crate::chance::draw(&self.subject.id, "credential"), &weights)
+        crate::chance::pick_weighted(
+            crate::chance::draw(&self.subject.id, "credential"),
+            &weights,
+        )
     }
 }
 

@@ -18,9 +18,7 @@ use crate::scan::{self, Facts, Shape};
 use crate::subject::Endpoint;
 
 /// What a judge of several answers is sent at most, so that its cost is known before they are.
-const JUDGE_BYTES_MAX: u64 = 68 * 1024;
-/// What a judge may say.
-const JUDGE_TOKENS_MAX: u64 = 64;
+const JUDGE_BYTES_MAX: u64 = answers::JUDGE_REQUEST_BYTES_MAX as u64;
 
 /// The members of an ensemble under way.
 pub(super) struct Gather {
@@ -77,11 +75,7 @@ impl Plan {
     }
 
     /// The calls of an ensemble come next, instead of one attempt.
-    pub(super) fn begin_gather(
-        &mut self,
-        config: usize,
-        now_us: u64,
-    ) {
+    pub(super) fn begin_gather(&mut self, config: usize, now_us: u64) {
         let timeout_ms = self.choice.flat.flat().configs[config].timeout_ms;
         let deadline_us = now_us.saturating_add(timeout_ms.saturating_mul(1000));
         self.gather = Some(Gather {
@@ -148,12 +142,12 @@ impl Plan {
     /// A judge whose request is not known yet: what it may cost is, as its size is bounded.
     fn fork_judge(&self, judge: &Rc<crate::routing::Flat>, now_us: u64) -> Option<Self> {
         let unix_us = self.unix_now_us(now_us);
-        let decision =
-            self.world.route(&self.asking(now_us, unix_us), judge, Vec::new());
+        let decision = self.world.route(&self.asking(now_us, unix_us), judge, Vec::new());
         let first = decision.order.first().copied()?;
         let flat = FlatRef::Own(Rc::clone(judge));
         let mut plan = self.fork(Choice { flat, decision });
-        plan.facts = Facts { text_bytes: JUDGE_BYTES_MAX, ..judge_facts()? };
+        let tokens = answers::judge_output_tokens(&judge.leaves[first].model);
+        plan.facts = Facts { text_bytes: JUDGE_BYTES_MAX, ..judge_facts(tokens)? };
         plan.endpoint = Endpoint::Chat;
         plan.role = Role::Judge;
         plan.start_or_pass(first, "picks one of the answers".into(), now_us);
@@ -208,11 +202,10 @@ impl Plan {
                 gather.failed_by = failed_by.unwrap_or(gather.failed_by);
             }
         }
-        let is_first = self.ensemble(gather.config).is_some_and(|ensemble| {
-            ensemble.aggregation == Aggregation::FirstValid
-        });
-        gather.is_over |=
-            gather.missing == 0 || (is_first && gather.first_valid.is_some());
+        let is_first = self
+            .ensemble(gather.config)
+            .is_some_and(|ensemble| ensemble.aggregation == Aggregation::FirstValid);
+        gather.is_over |= gather.missing == 0 || (is_first && gather.first_valid.is_some());
         let is_over = gather.is_over;
         self.gather = Some(gather);
         is_over
@@ -398,7 +391,8 @@ impl Plan {
 
     /// Settle whether this request is mirrored, before anything of it is recorded.
     pub(super) fn draw_mirror(&mut self) {
-        let share = self.choice.flat.flat().shadow.as_ref().map_or(0, |shadow| shadow.percent_bp);
+        let share =
+            self.choice.flat.flat().shadow.as_ref().map_or(0, |shadow| shadow.percent_bp);
         if share > 0 && crate::chance::draw(&self.subject.id, "shadow") % 10_000 < share {
             self.mirror = Mirror::Due;
         }
@@ -410,8 +404,7 @@ impl Plan {
         let shadow = flat.flat().shadow.as_ref()?;
         let world = self.world.clone();
         let unix_us = self.unix_now_us(now_us);
-        let decision =
-            world.route(&self.asking(now_us, unix_us), &shadow.flat, Vec::new());
+        let decision = world.route(&self.asking(now_us, unix_us), &shadow.flat, Vec::new());
         let first = decision.order.first().copied()?;
         let choice = Choice { flat: FlatRef::Own(Rc::clone(&shadow.flat)), decision };
         let mut plan = self.fork(choice);
@@ -463,9 +456,9 @@ impl Plan {
 }
 
 /// The facts of a judge's request before its text is known.
-fn judge_facts() -> Option<Facts> {
+fn judge_facts(tokens: u64) -> Option<Facts> {
     let body = format!(
-        r#"{{"model": "", "max_tokens": {JUDGE_TOKENS_MAX}, "messages": [
+        r#"{{"model": "", "max_tokens": {tokens}, "messages": [
             {{"role": "system", "content": ""}}, {{"role": "user", "content": ""}}]}}"#
     );
     scan::scan(body.as_bytes(), Shape::Chat).ok()

@@ -655,7 +655,11 @@ impl Plan {
 
     /// Could the exact count of the text let through what its bytes do not?
     fn counting_may_help(&self, stake: &Stake, factor_permille: u64) -> bool {
-        if self.is_captured || stake.is_counted || stake.bound.is_none() || self.vocabulary().is_none() {
+        if self.is_captured
+            || stake.is_counted
+            || stake.bound.is_none()
+            || self.vocabulary().is_none()
+        {
             return false;
         }
         // The estimate says whether it is worth the time: a text that would not fit even so is

@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use super::node::{
-    AcceptNode, Aggregation, ConfigNode, Limits, Metric, Node, RuleText, TargetNode, TokenLimits,
-    ValidateNode,
+    AcceptNode, Aggregation, ConfigNode, Limits, Metric, Node, RuleText, TargetNode,
+    TokenLimits, ValidateNode,
 };
 use super::{
-    ATTEMPT_MAX_MS, Around, CONNECT_TIMEOUT_MS, DEPTH_MAX, Fit, Flat, IDLE_TIMEOUT_MS, LEAVES_MAX,
-    LIMIT_MS_MAX, Leaf, RetryOn, Strategy, TIMEOUT_MS,
+    ATTEMPT_MAX_MS, Around, CONNECT_TIMEOUT_MS, DEPTH_MAX, Fit, Flat, IDLE_TIMEOUT_MS,
+    LEAVES_MAX, LIMIT_MS_MAX, Leaf, RetryOn, Strategy, TIMEOUT_MS,
 };
 use crate::answers::Validity;
 use crate::route::MemoCell;
@@ -135,6 +135,7 @@ pub(crate) struct Shadow {
 
 /// What a decision reads besides health: what nothing asks for is not read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent needs")]
 pub(crate) struct Needs {
     /// What each leaf would cost.
     pub(crate) costs: bool,
@@ -166,11 +167,7 @@ impl Flat {
     /// # Errors
     /// A text that names what is wrong: depth, number of leaves, an unknown provider or word, an
     /// expression that does not hold.
-    pub fn compile(
-        root: &Node,
-        providers: &[Provider],
-        project: &str,
-    ) -> Result<Self, String> {
+    pub fn compile(root: &Node, providers: &[Provider], project: &str) -> Result<Self, String> {
         let Node::Config(config) = root else {
             return Err("the outermost node is a target, not a config".to_owned());
         };
@@ -221,12 +218,7 @@ struct Compiler<'c> {
 }
 
 impl Compiler<'_> {
-    fn node(
-        &mut self,
-        node: &Node,
-        context: &Context,
-        depth: usize,
-    ) -> Result<Child, String> {
+    fn node(&mut self, node: &Node, context: &Context, depth: usize) -> Result<Child, String> {
         match node {
             Node::Target(target) => {
                 if self.flat.leaves.len() >= LEAVES_MAX {
@@ -269,7 +261,9 @@ impl Compiler<'_> {
             };
         }
         let limits = context.limits.within(config.limits);
-        self.flat.total_budgets_ms.push(config.limits.total_budget_ms.map(|ms| ms.min(LIMIT_MS_MAX)));
+        self.flat
+            .total_budgets_ms
+            .push(config.limits.total_budget_ms.map(|ms| ms.min(LIMIT_MS_MAX)));
         // Its number is taken before its children take theirs: the outermost comes first.
         self.flat.configs.push(Config {
             children: Vec::new(),

@@ -13,8 +13,8 @@ use std::borrow::Cow;
 use super::compile::{Child, Config, Own, Sticky};
 use super::node::Metric;
 use super::state::{Health, Keys, State, TargetState};
-use super::{Flat, Strategy};
 pub use super::words::Asked;
+use super::{Flat, Strategy};
 use crate::chance::{draw, pick_weighted};
 use crate::rules::{Var, Verdict};
 
@@ -344,7 +344,8 @@ impl Walk<'_> {
         // request at a time, as it may be slow.
         let untried = children.iter().position(|(leaf, _)| {
             let target = &self.state.leaves[*leaf];
-            self.candidates[*leaf].is_probe || (latency(*leaf).is_none() && target.in_flight == 0)
+            self.candidates[*leaf].is_probe
+                || (latency(*leaf).is_none() && target.in_flight == 0)
         });
         let first = match untried {
             Some(untried) => untried,
@@ -352,7 +353,9 @@ impl Walk<'_> {
                 let others = (children.len() - close) as u64;
                 close + usize::try_from(draw(id, "other") % others).unwrap_or(0)
             }
-            None if close > 1 => usize::try_from(draw(id, "spread") % close as u64).unwrap_or(0),
+            None if close > 1 => {
+                usize::try_from(draw(id, "spread") % close as u64).unwrap_or(0)
+            }
             None => 0,
         };
         if first < children.len() {
@@ -430,7 +433,9 @@ fn left_out(flat: &Flat, chosen: &[Option<usize>], leaf: usize) -> &'static str 
     for around in flat.leaves[leaf].around.iter().rev() {
         let config = &flat.configs[around.config];
         match (&config.own, chosen[around.config]) {
-            (Own::AbTest { .. }, Some(child)) if child != around.child => return "other_variant",
+            (Own::AbTest { .. }, Some(child)) if child != around.child => {
+                return "other_variant";
+            }
             (Own::Rules { rules }, Some(rule)) if rules[rule].then != Some(around.child) => {
                 return "rule_not_matched";
             }

@@ -18,9 +18,7 @@ use serde::Deserialize;
 
 use crate::route::MemoCell;
 
-pub(crate) use compile::{
-    Accept, Config, Ensemble, Named, Needs, Own, Shadow, Validate,
-};
+pub(crate) use compile::{Accept, Config, Ensemble, Named, Needs, Own, Shadow, Validate};
 pub use node::{Aggregation, Metric, Node};
 
 /// To the first content byte, where no config around a target says otherwise.
@@ -403,8 +401,9 @@ impl Flat {
     /// What follows config `config` as a whole, where that has failed.
     #[must_use]
     pub fn next_outside(&self, order: &[usize], config: usize, failed_by: FailedBy) -> Next {
-        let is_inside =
-            |leaf: &usize| self.leaves[*leaf].around.iter().any(|around| around.config == config);
+        let is_inside = |leaf: &usize| {
+            self.leaves[*leaf].around.iter().any(|around| around.config == config)
+        };
         let Some(last) = order.iter().rposition(is_inside) else { return Next::Nobody };
         let around = &self.leaves[order[last]].around;
         let level = around.iter().position(|around| around.config == config);
@@ -430,9 +429,10 @@ impl Flat {
     /// The first leaf that stands in the same config and in another of its children.
     fn sibling(&self, order: &[usize], around: &Around) -> Option<usize> {
         order.iter().copied().find(|leaf| {
-            self.leaves[*leaf].around.iter().any(|other| {
-                other.config == around.config && other.child != around.child
-            })
+            self.leaves[*leaf]
+                .around
+                .iter()
+                .any(|other| other.config == around.config && other.child != around.child)
         })
     }
 }

@@ -3,9 +3,7 @@
 use super::compile::CompiledText;
 use super::state::{BudgetState, State, TargetState, Tokens};
 use crate::answers::Said;
-use crate::rules::{
-    BudgetField, HealthField, LatencyField, Value, Var, Vars, Verdict,
-};
+use crate::rules::{BudgetField, HealthField, LatencyField, Value, Var, Vars, Verdict};
 use crate::scan::Facts;
 use crate::subject::Subject;
 
@@ -138,9 +136,9 @@ impl Vars for Words<'_> {
             }
             Var::HourUtc => count(self.state.unix_s.rem_euclid(86_400).unsigned_abs() / 3600),
             // 1970 began on a Thursday, the fourth day.
-            Var::Weekday => {
-                count((self.state.unix_s.div_euclid(86_400) + 3).rem_euclid(7).unsigned_abs() + 1)
-            }
+            Var::Weekday => count(
+                (self.state.unix_s.div_euclid(86_400) + 3).rem_euclid(7).unsigned_abs() + 1,
+            ),
             Var::ResponseText => text(self.said.map(|said| said.text.as_str())),
             Var::FinishReason => text(self.said.and_then(|said| said.finish_reason.as_deref())),
             Var::OutputTokens => {

@@ -45,10 +45,7 @@ fn a_target_that_may_not_serve_is_passed_over_within_its_config_only() {
     assert_eq!(next(FailedBy::Status(500)), Next::Nobody, "500 is not the outer one's cause");
     assert_eq!(next(FailedBy::Timeout), Next::Leaf(2));
     let flat = nested(&json!(["5xx"]), &json!(["5xx"]));
-    assert_eq!(
-        flat.next(&[2], 0, FailedBy::Status(500), 1, NONE_SPENT),
-        Next::Leaf(2)
-    );
+    assert_eq!(flat.next(&[2], 0, FailedBy::Status(500), 1, NONE_SPENT), Next::Leaf(2));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Each strategy through the gate: who is tried, in which order, and what the trace says of it.
 
-use crate::support::{Bench, START_US, chat, document, fallback, plain_chat, provider, target, text};
+use crate::support::{
+    Bench, START_US, chat, document, fallback, plain_chat, provider, target, text,
+};
 use modelux_core::exchange::{Fault, Step, Verdict};
+use modelux_core::gate::Begin;
 use modelux_core::live::SizeClass;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -28,11 +31,15 @@ fn priced(config: &Value) -> Value {
     let mut document = document(config);
     document["routes"][0]["versions"][1]["config"]["slug"] = json!("prod");
     document["routes"][0]["versions"][1]["config"]["version"] = json!(2);
-    for (provider, model, input) in [("alpha", "a", 500_000_000_u64), ("beta", "b", 4_000_000_000)] {
-        document["prices"].as_array_mut().unwrap().push(json!({"provider": provider, "model": model,
+    for (provider, model, input) in
+        [("alpha", "a", 500_000_000_u64), ("beta", "b", 4_000_000_000)]
+    {
+        document["prices"].as_array_mut().unwrap().push(
+            json!({"provider": provider, "model": model,
             "input_nusd_per_mtok": input, "output_nusd_per_mtok": input * 2,
             "cached_nusd_per_mtok": input / 10, "cache_write_nusd_per_mtok": null,
-            "request_nusd": 0}));
+            "request_nusd": 0}),
+        );
     }
     document
 }
@@ -58,7 +65,11 @@ fn fails(status: u16, lines: &str) -> Vec<u8> {
 }
 
 /// Serve one request, each attempt answered by `answers`; the record.
-fn served(bench: &mut Bench, request: &[u8], answers: &mut dyn FnMut(&str) -> Vec<u8>) -> Value {
+fn served(
+    bench: &mut Bench,
+    request: &[u8],
+    answers: &mut dyn FnMut(&str) -> Vec<u8>,
+) -> Value {
     let body_at = request.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
     let body = request[body_at..].to_vec();
     let mut plan = bench.plan(request);
@@ -132,9 +143,11 @@ fn a_warm_cache_outweighs_a_lower_price() {
     assert_eq!(targets(&first), ["a", "b"]);
     let warm = |model: &str| match model {
         "a" => fails(503, ""),
-        _ => answer(&json!({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}],
+        _ => {
+            answer(&json!({"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 4000, "completion_tokens": 1,
-                "prompt_tokens_details": {"cached_tokens": 3900}}})),
+                "prompt_tokens_details": {"cached_tokens": 3900}}}))
+        }
     };
     served(&mut bench, &ask, &mut { warm });
     let record = served(&mut bench, &ask, &mut { warm });
@@ -171,7 +184,8 @@ fn targets_within_the_tolerance_share_the_traffic() {
     let own = json!({"explore_pct": 0, "tolerance_pct": 20});
     let mut bench = Bench::of(&config("latency_optimized", &three(), &own));
     let live = bench.gate.live();
-    for (provider, model, ms) in [("alpha", "m", 100), ("alpha", "a", 110), ("beta", "b", 500)] {
+    for (provider, model, ms) in [("alpha", "m", 100), ("alpha", "a", 110), ("beta", "b", 500)]
+    {
         let id = live.target(provider, model);
         live.ttft(id, SizeClass::Small, ms * 1000, START_US);
     }
@@ -189,7 +203,8 @@ fn exploration_reaches_the_others_about_as_often_as_it_says() {
     let own = json!({"explore_pct": 10});
     let mut bench = Bench::of(&config("latency_optimized", &three(), &own));
     let live = bench.gate.live();
-    for (provider, model, ms) in [("alpha", "m", 100), ("alpha", "a", 300), ("beta", "b", 500)] {
+    for (provider, model, ms) in [("alpha", "m", 100), ("alpha", "a", 300), ("beta", "b", 500)]
+    {
         let id = live.target(provider, model);
         live.ttft(id, SizeClass::Small, ms * 1000, START_US);
     }
@@ -242,17 +257,24 @@ fn the_first_rule_that_matches_decides_and_the_trace_has_each_result() {
         {"if": rule("request.stream"), "then": 1, "path": "rules[1]"},
         {"if": null, "then": 2, "path": "rules[2]"}]});
     let mut bench = Bench::of(&config("custom_rules", &three(), &own));
-    let gold = chat("X-Modelux-User-Tags: tier=gold\r\n", &json!({"model": "@prod", "messages": []}));
+    let gold =
+        chat("X-Modelux-User-Tags: tier=gold\r\n", &json!({"model": "@prod", "messages": []}));
     let record = served(&mut bench, &gold, &mut |_| says("x"));
     assert_eq!(targets(&record), ["m"]);
-    assert_eq!(record["decision"]["rules"], json!([
-        {"index": 0, "expr": "tags.tier == 'gold'", "result": true}]));
+    assert_eq!(
+        record["decision"]["rules"],
+        json!([
+        {"index": 0, "expr": "tags.tier == 'gold'", "result": true}])
+    );
     let record = served(&mut bench, &plain_chat(), &mut |_| says("x"));
     assert_eq!(targets(&record), ["b"]);
-    assert_eq!(record["decision"]["rules"], json!([
+    assert_eq!(
+        record["decision"]["rules"],
+        json!([
         {"index": 0, "expr": "tags.tier == 'gold'", "result": false},
         {"index": 1, "expr": "request.stream", "result": false},
-        {"index": 2, "expr": "", "result": true}]));
+        {"index": 2, "expr": "", "result": true}])
+    );
     assert_eq!(record["decision"]["candidates"][0]["reject_reason"], "rule_not_matched");
 }
 
@@ -260,7 +282,8 @@ fn the_first_rule_that_matches_decides_and_the_trace_has_each_result() {
 fn a_rule_that_blocks_and_rules_that_do_not_match_stop_a_request() {
     let own = json!({"rules": [{"if": rule("tags.bad == 'yes'"), "block": "not today", "path": "rules[0]"}]});
     let mut bench = Bench::of(&config("custom_rules", &[], &own));
-    let bad = chat("X-Modelux-User-Tags: bad=yes\r\n", &json!({"model": "@prod", "messages": []}));
+    let bad =
+        chat("X-Modelux-User-Tags: bad=yes\r\n", &json!({"model": "@prod", "messages": []}));
     let plan = bench.plan(&bad);
     assert_eq!(plan.verdict(), Verdict::Stopped);
     let stopped = plan.stopped().unwrap();
@@ -278,11 +301,17 @@ fn a_rule_on_tokens_that_the_bytes_leave_open_is_decided_all_the_same() {
     let short = served(&mut bench, &plain_chat(), &mut |_| says("x"));
     assert_eq!(targets(&short), ["b"], "fewer bytes than tokens asked for");
     assert_eq!(short["decision"]["tokens_by"], "bytes");
-    let long = chat("", &json!({"model": "@prod", "messages": [
-        {"role": "user", "content": "word ".repeat(200)}]}));
+    let long = chat(
+        "",
+        &json!({"model": "@prod", "messages": [
+        {"role": "user", "content": "word ".repeat(200)}]}),
+    );
     let long = served(&mut bench, &long, &mut |_| says("x"));
     assert_eq!(targets(&long), ["m"]);
-    assert_eq!(long["decision"]["tokens_by"], "estimate", "nobody knows this model's vocabulary");
+    assert_eq!(
+        long["decision"]["tokens_by"], "estimate",
+        "nobody knows this model's vocabulary"
+    );
 }
 
 #[test]
@@ -318,7 +347,9 @@ fn a_judge_accepts_by_its_score() {
     let judge = target(1, "m");
     let own = json!({"accepts": [{"judge": judge, "min_score_permille": 700}, null]});
     let steps = [target(0, "m"), target(1, "b")];
-    for (score, served_by) in [("{\"score\": 0.9}", "m"), ("{\"score\": 0.2}", "b"), ("well", "b")] {
+    for (score, served_by) in
+        [("{\"score\": 0.9}", "m"), ("{\"score\": 0.2}", "b"), ("well", "b")]
+    {
         let mut bench = Bench::of(&config("cascade", &steps, &own));
         let mut calls = 0;
         let record = served(&mut bench, &plain_chat(), &mut |_| {
@@ -346,10 +377,8 @@ fn five_failures_open_the_breaker_and_one_probe_closes_it() {
     assert_eq!(record["decision"]["candidates"][0]["health"], "open");
     let later_us = START_US + 6_000_000;
     let first = |bench: &mut Bench| {
-        let plan = match bench.gate.begin(&plain_chat(), None, "192.0.2.1", later_us, 1) {
-            modelux_core::gate::Begin::Plan(plan) => plan,
-            _ => panic!("no plan"),
-        };
+        let begun = bench.gate.begin(&plain_chat(), None, "192.0.2.1", later_us, 1);
+        let Begin::Plan(plan) = begun else { panic!("no plan") };
         plan
     };
     let mut probe = first(&mut bench);
@@ -358,7 +387,10 @@ fn five_failures_open_the_breaker_and_one_probe_closes_it() {
     assert_eq!(other.attempts()[0].target().label, "b", "one probe at a time");
     let body = crate::support::BODY;
     let _ = probe.send(&mut bench.gate, body, later_us);
-    assert!(matches!(probe.answer(&mut bench.gate, body, &says("x"), later_us + 1), Step::Done(_)));
+    assert!(matches!(
+        probe.answer(&mut bench.gate, body, &says("x"), later_us + 1),
+        Step::Done(_)
+    ));
     assert_eq!(first(&mut bench).attempts()[0].target().label, "m", "closed again");
 }
 
@@ -440,7 +472,7 @@ fn a_rejected_key_comes_last_but_is_used_where_nobody_else_is() {
 fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     let mut bench = Bench::new(&priced(&config("cost_optimized", &three(), &json!({}))));
     let ask = chat("X-Modelux-Dry-Run: true\r\n", &json!({"model": "@prod", "messages": []}));
-    let modelux_core::gate::Begin::Local(answer) = bench.begin(&ask) else { panic!("called") };
+    let Begin::Local(answer) = bench.begin(&ask) else { panic!("called") };
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
     let told = if body["modelux"].is_object() { body["modelux"].clone() } else { body };
     let attempts = told["attempts"].as_array().unwrap();
@@ -462,7 +494,11 @@ fn a_caller_that_leaves_while_nothing_is_under_way_is_recorded() {
 }
 
 /// Run an ensemble's calls, each answered by its model's name, in the order of `order`.
-fn gathered(bench: &mut Bench, order: &[usize], say: &dyn Fn(&str) -> Vec<u8>) -> (String, Value) {
+fn gathered(
+    bench: &mut Bench,
+    order: &[usize],
+    say: &dyn Fn(&str) -> Vec<u8>,
+) -> (String, Value) {
     let body = crate::support::BODY;
     let mut plan = bench.plan(&plain_chat());
     assert_eq!(plan.verdict(), Verdict::Gather);
@@ -594,7 +630,10 @@ fn mirrored_traffic_is_part_of_the_record_and_of_no_total() {
     let _ = shadow.answer(&mut bench.gate, body, &says("y"), START_US);
     plan.mirrored(&mut bench.gate, body, Some(&mut shadow));
     let record = bench.record();
-    assert_eq!((&record["model"], &record["attempts"][1]["role"]), (&json!("m"), &json!("shadow")));
+    assert_eq!(
+        (&record["model"], &record["attempts"][1]["role"]),
+        (&json!("m"), &json!("shadow"))
+    );
     assert_eq!(record["cost"]["total_usd"], record["attempts"][0]["cost_usd"]);
     assert_eq!(record["cost"]["shadow_usd"], record["attempts"][1]["cost_usd"]);
     assert!(!plan.mirrors());
@@ -630,7 +669,7 @@ proptest! {
         let ask = chat(&format!("X-Modelux-User-Id: u{users}\r\nX-Modelux-Dry-Run: true\r\n"),
             &json!({"model": "@prod", "messages": []}));
         let tell = |bench: &mut Bench| {
-            let modelux_core::gate::Begin::Local(answer) = bench.begin(&ask) else { panic!() };
+            let Begin::Local(answer) = bench.begin(&ask) else { panic!() };
             let body: Value = serde_json::from_slice(&answer.body).unwrap();
             if body["modelux"].is_object() { body["modelux"].clone() } else { body }
         };
