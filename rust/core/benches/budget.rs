@@ -35,7 +35,7 @@ fn budgets(teams: usize) -> Result<Budgets, String> {
             .map_err(|fault| fault.to_string())
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Budgets::compile(documents, &["default"], &|_| Err("no budget downgrades".to_owned()))
+    Budgets::compile(documents, &["default"], &|_, _| Err("no budget downgrades".to_owned()))
 }
 
 fn matching(criterion: &mut Criterion) {

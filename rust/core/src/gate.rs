@@ -369,18 +369,16 @@ impl Gate {
         let told = record::dry_run(&plan, &attempts, &budgets);
         let subject = plan.subject();
         let body = match plan.endpoint {
-            Endpoint::Embeddings => answers::dry_embeddings(
-                plan.facts.prompts,
-                &subject.model_requested,
-                &told,
-            ),
+            Endpoint::Embeddings => {
+                answers::dry_embeddings(plan.facts.prompts, &subject.model_requested, &told)
+            }
             Endpoint::Chat | Endpoint::Completions => answers::dry_answer(
-            plan.shape(),
-            subject.stream,
-            &subject.id,
-            &subject.model_requested,
-            unix_s,
-            &told,
+                plan.shape(),
+                subject.stream,
+                &subject.id,
+                &subject.model_requested,
+                unix_s,
+                &told,
             ),
         };
         Begin::Local(Local {
