@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from modelux import limits
+from modelux.config.strategies import Own
 from modelux.domain import Secret
 from modelux.units import NUSD_PER_USD, UnixUs
 
@@ -604,6 +605,10 @@ class Target:
     model: str
     credential: str | None = None
     place: str = field(default="", compare=False)
+    weight: int | None = None
+    """As a member of an ensemble, in thousandths; None: 1."""
+    params: str | None = None
+    """What it sets in the request's body: canonical JSON of an object."""
     timeout_ms: int | None = declared(
         None,
         Option(
@@ -664,10 +669,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingConfig:
-    """A routing config in its stored form; `targets` holds one for `single`."""
+    """A routing config in its stored form; `targets` holds one for `single`.
+
+    `own` is what its strategy has beside them.
+    """
 
     strategy: str
     targets: "tuple[Target | RoutingConfig, ...]"
+    own: Own = field(default_factory=Own)
     place: str = field(default="", compare=False)
     timeout_ms: int | None = declared(
         None,
@@ -1086,19 +1095,9 @@ LATER: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "providers": ("api_version", "project", "proxy", "region"),
     "projects": ("body_retention_h", "record_retention_days", "redact"),
-    "routes": ("cache", "embedding_dimensions", "shadow"),
-    "targets": ("params", "weight"),
+    "routes": ("cache",),
 }
 """Options of the interface that this release does not have, by table."""
-
-LATER_STRATEGIES: Final = (
-    "ab_test",
-    "cascade",
-    "cost_optimized",
-    "custom_rules",
-    "ensemble",
-    "latency_optimized",
-)
 
 LATER_VENDORS: Final = ("anthropic_compatible", "azure_openai", "bedrock", "vertex")
 

@@ -4,12 +4,15 @@ Worked out at every activation (save, rollback, promote, load) for all live rout
 unknown model, a cycle or a nesting that is too deep is found then and not by a request.
 """
 
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from modelux import limits
+from modelux import clock, limits
+from modelux._native import check_rule
+from modelux.config.choosing import path_of
 from modelux.config.model import (
     OUTPUT_LIMITS,
     RETRY_ON_WORDS,
@@ -21,7 +24,10 @@ from modelux.config.model import (
 )
 from modelux.config.read import Faults, hint, join, nearest, shown
 from modelux.config.routing import REFERENCE
+from modelux.config.strategies import SCORE_ONE, TIERS, Expression, Judged, Rule
 from modelux.config.vendors import VENDORS, recognised_prefixes, vendor_by_prefix
+from modelux.pricing.catalogue import catalogue, model_info
+from modelux.units import US_PER_S
 
 _DEFAULT_SLUG: Final = "default"
 # A dated snapshot of a known model is known, also one that is younger than the catalogue.
@@ -36,6 +42,22 @@ class LiveRoute:
     slug: str
     version: int
     config: RoutingConfig
+
+
+OPEN_TARGETS_MAX: Final = 32
+"""Models that `cost_optimized` chooses among where it names none: the cheapest."""
+
+TOKENS_A_PART: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outer:
+    """Where a config stands, for what it opens beside its own targets."""
+
+    route: LiveRoute
+    trail: tuple[tuple[str, int], ...]
+    depth: int
+    is_outermost: bool
 
 
 PinnedVersion = Callable[[str, str, int], RoutingConfig | None]
@@ -100,6 +122,8 @@ class Resolver:
         if not children:
             return None
         child: dict[str, object] = children[0]
+        # It stands in nothing.
+        child["path"] = ""
         return child if child["kind"] == "config" else node
 
     def _config_node(
@@ -114,31 +138,201 @@ class Resolver:
         route: LiveRoute,
         trail: tuple[tuple[str, int], ...],
         depth: int,
+        path: str = "",
     ) -> dict[str, object]:
         is_named = config is route.config and bool(route.slug)
-        children: list[dict[str, object]] = []
-        for target in config.targets:
-            if isinstance(target, RoutingConfig):
-                if self._is_too_deep(target.place, depth + 1):
-                    continue
-                child: dict[str, object] | None = self._node(target, route, trail, depth + 1)
-            elif target.model.startswith("@"):
-                child = self._reference(target, route, trail, depth)
-            else:
-                child = self._leaf(target)
+        children: list[dict[str, object] | None] = []
+        for at, target in enumerate(config.targets):
+            where = _child_path(config, at, "" if is_named else path)
+            child = self._child(target, route, trail, depth, where)
             if child is not None:
-                children.append(child)
+                child["path"] = where
+            children.append(child)
+        if config.own.is_open and config.strategy == "cost_optimized":
+            children += self._open_children(config, path)
+        outer = Outer(route=route, trail=trail, depth=depth, is_outermost=depth <= 1)
+        found = [child for child in children if child is not None]
         return {
             "kind": "config",
             "strategy": config.strategy,
             "slug": route.slug if is_named else None,
             "version": route.version if is_named else None,
-            "children": children,
+            "path": "" if is_named else path,
+            # Where one is wrong the fault is noted, and nothing of this is used.
+            "children": found,
+            **(self._own(config, found, outer) if len(found) == len(children) else {}),
             "retry_on": list(RETRY_ON_WORDS if config.retry_on is None else config.retry_on),
             "max_retries_per_attempt": config.max_retries_per_attempt or 0,
             **{name: getattr(config, name) for name in (*TIME_LIMITS, *OUTPUT_LIMITS)},
             "fit_to_budget": config.fit_to_budget,
         }
+
+    def _child(
+        self,
+        target: Target | RoutingConfig,
+        route: LiveRoute,
+        trail: tuple[tuple[str, int], ...],
+        depth: int,
+        path: str = "",
+    ) -> dict[str, object] | None:
+        if isinstance(target, RoutingConfig):
+            if self._is_too_deep(target.place, depth + 1):
+                return None
+            return self._node(target, route, trail, depth + 1, path)
+        if target.model.startswith("@"):
+            return self._reference(target, route, trail, depth)
+        return self._leaf(target)
+
+    def _own(
+        self, config: RoutingConfig, children: list[dict[str, object]], outer: "Outer"
+    ) -> dict[str, object]:
+        """Return what the snapshot holds of a strategy beside its targets."""
+        own = config.own
+        node: dict[str, object] = {}
+        match config.strategy:
+            case "cost_optimized" if own.quality_tier is not None:
+                for child in children:
+                    if child["kind"] == "target" and self._is_below(child, own.quality_tier):
+                        child["rejected"] = "below_quality_tier"
+            case "latency_optimized":
+                node = {
+                    "metric": own.metric or "ttft",
+                    "tolerance_pct": (1000 if own.tolerance is None else own.tolerance) / 100,
+                    "explore_pct": (200 if own.explore is None else own.explore) / 100,
+                }
+            case "ab_test":
+                node = {
+                    "variants": [
+                        {"name": variant.name, "weight": variant.weight}
+                        for variant in own.variants
+                    ],
+                    "sticky_by": own.sticky_by or "end_user",
+                    "salt": outer.route.slug if own.salt is None else own.salt,
+                }
+            case "cascade":
+                node = {"accepts": [self._accept(accept, outer) for accept in own.accepts]}
+            case "custom_rules":
+                node = {"rules": [self._rule(at, rule) for at, rule in enumerate(own.rules)]}
+            case "ensemble":
+                node = self._ensemble(config, outer)
+            case _:
+                pass
+        if own.embedding_dimensions is not None:
+            node["embedding_dimensions"] = own.embedding_dimensions
+        if own.shadow is not None and outer.is_outermost:
+            target = self._aside(own.shadow.target, outer)
+            if target is not None:
+                node["shadow"] = {"target": target, "percent_bp": own.shadow.percent}
+        return node
+
+    def _ensemble(self, config: RoutingConfig, outer: "Outer") -> dict[str, object]:
+        own = config.own
+        validate: object = own.validate
+        if isinstance(validate, Expression):
+            validate = {"rule": self._expression(validate)}
+        return {
+            "aggregation": own.aggregation,
+            "min_responses": own.min_responses,
+            "validate": validate,
+            "weights": [
+                SCORE_ONE
+                if isinstance(target, RoutingConfig) or target.weight is None
+                else target.weight
+                for target in config.targets
+            ],
+            "judge": None if own.judge is None else self._aside(own.judge, outer),
+        }
+
+    def _accept(
+        self, accept: Expression | Judged | None, outer: "Outer"
+    ) -> dict[str, object] | None:
+        if isinstance(accept, Expression):
+            return {"rule": self._expression(accept)}
+        if accept is None:
+            return None
+        judge = self._aside(accept.judge, outer)
+        if judge is None:
+            return None
+        return {"judge": judge, "min_score_permille": accept.min_score}
+
+    def _rule(self, at: int, rule: Rule) -> dict[str, object]:
+        return {
+            "if": None if rule.condition is None else self._expression(rule.condition),
+            "then": rule.then,
+            "block": rule.block,
+            "path": f"rules[{at}]",
+        }
+
+    def _aside(
+        self, target: Target | RoutingConfig, outer: "Outer"
+    ) -> dict[str, object] | None:
+        """Open a target that is not one of the config's own: a judge, a shadow."""
+        leaves, self._leaves = self._leaves, 0
+        node = self._child(target, outer.route, outer.trail, outer.depth)
+        self._leaves = leaves
+        return node
+
+    def _expression(self, expression: Expression) -> dict[str, object]:
+        """Return an expression with the names in it resolved; wrong ones are noted."""
+        report = check_rule(expression.text, answers=True)
+        targets: dict[str, object] = {}
+        for name, line, column in report.targets:
+            try:
+                provider, model = resolve_model(self._config, name)
+            except ValueError as failure:
+                self._faults.add(expression.place, f"line {line}, column {column}: {failure}")
+                continue
+            targets[name] = {"provider": provider, "model": model}
+        known = [budget.name for budget in self._config.budgets]
+        for name, line, column in report.budgets:
+            if name not in known:
+                self._faults.add(
+                    expression.place,
+                    f"line {line}, column {column}: unknown budget {shown(name)}"
+                    + hint(name, known),
+                )
+        return {"text": expression.text, "targets": targets}
+
+    def _open_children(
+        self, config: RoutingConfig, path: str
+    ) -> list[dict[str, object] | None]:
+        """Return every model of the deployment that may serve, the cheapest first."""
+        tier = config.own.quality_tier or TIERS[0]
+        ranked: list[tuple[int, str, int, str]] = []
+        for index, provider in enumerate(self._config.providers):
+            for model in _known_at(self._config, provider):
+                child = {"provider": index, "model": model}
+                price = _list_price(self._config, index, model)
+                known = self._tier(child)
+                if price is not None and known is not None and not self._is_below(child, tier):
+                    ranked.append((price, f"{provider.name}/{model}", index, model))
+        if not ranked:
+            self._faults.add(
+                config.place,
+                f'has no `allowed_models`, and no model of tier "{tier}" or above has a price '
+                "here; name some",
+            )
+        cheapest = sorted(ranked)[:OPEN_TARGETS_MAX]
+        return [
+            self._leaf(Target(model=label, place=config.place)) for _, label, *_ in cheapest
+        ]
+
+    def _tier(self, child: Mapping[str, object]) -> str | None:
+        index, model = child["provider"], child["model"]
+        assert isinstance(index, int), index
+        assert isinstance(model, str), model
+        provider = self._config.providers[index]
+        for stated in self._config.models:
+            if (stated.provider, stated.model) == (provider.name, model) and stated.tier:
+                return stated.tier
+        info = model_info(provider.vendor, model)
+        # What has no known longest answer is no model that chats.
+        return None if info is None or info.max_output_tokens is None else info.tier
+
+    def _is_below(self, child: Mapping[str, object], tier: str) -> bool:
+        known = self._tier(child)
+        # Named without a known tier: it is eligible because it is named.
+        return known is not None and TIERS.index(known) < TIERS.index(tier)
 
     def _is_too_deep(self, place: str, depth: int) -> bool:
         if depth <= limits.ROUTE_DEPTH_MAX:
@@ -224,8 +418,32 @@ class Resolver:
             "timeout_ms": target.timeout_ms,
             **{name: getattr(target, name) for name in OUTPUT_LIMITS},
             "max_cost_nusd": target.max_cost_usd,
+            "params": None if target.params is None else json.loads(target.params),
             "label": model,
         }
+
+
+def _child_path(config: RoutingConfig, at: int, prefix: str) -> str:
+    is_else = False
+    index = at
+    if config.strategy == "custom_rules":
+        index, rule = next(
+            (place, rule) for place, rule in enumerate(config.own.rules) if rule.then == at
+        )
+        is_else = rule.condition is None
+    path = path_of(config.strategy, index, is_else=is_else)
+    return f"{prefix}.{path}" if prefix else path
+
+
+def _list_price(config: Config, index: int, model: str) -> int | None:
+    """Return what three parts of input and one of output cost, for an order; None: no price."""
+    provider = config.providers[index]
+    for price in config.prices:
+        if (price.provider, price.model) == (provider.name, model):
+            return 3 * price.input_usd_per_mtok + price.output_usd_per_mtok
+    usage = {"input_tokens": 3 * TOKENS_A_PART, "output_tokens": TOKENS_A_PART}
+    cost = catalogue().cost(provider.vendor, model, clock.unix_us() // US_PER_S, usage)
+    return None if cost is None else sum(cost)
 
 
 def _within(target: Target, inner: RoutingConfig) -> RoutingConfig:

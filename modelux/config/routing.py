@@ -9,11 +9,19 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Final, NewType
 
 from modelux import limits
+from modelux.config.choosing import (
+    COMMON_KEYS,
+    LIST_KEYS,
+    OWN_KEYS,
+    Choosing,
+    encode_own,
+    read_own,
+)
 from modelux.config.model import (
-    LATER_STRATEGIES,
     OUTPUT_LIMITS,
     RETRY_ON_WORDS,
     TIME_LIMITS,
@@ -32,6 +40,7 @@ from modelux.config.read import (
     read_table,
     shown,
 )
+from modelux.config.strategies import SCORE_ONE
 from modelux.units import NUSD_PER_USD, usd_text
 
 ContentHash = NewType("ContentHash", str)
@@ -39,7 +48,28 @@ ContentHash = NewType("ContentHash", str)
 
 REFERENCE: Final = re.compile(r"@(?P<slug>[A-Za-z0-9_][A-Za-z0-9_.-]*)(@(?P<version>[0-9]+))?")
 _STATUS: Final = re.compile(r"[45][0-9][0-9]")
-_STRATEGIES: Final = {"single": "single", "fallback": "fallback", "fallback_chain": "fallback"}
+_STRATEGIES: Final = {
+    "single": "single",
+    "fallback_chain": "fallback",
+    **{name: name for name in LIST_KEYS},
+}
+_PARAMS_REFUSED: Final = {
+    "model": "`model` of the target",
+    "stream": "what the caller asks for",
+    "stream_options": "`stream_usage` of the provider",
+    "messages": "what the caller asks for",
+    "input": "what the caller asks for",
+    "prompt": "what the caller asks for",
+    "n": "what the caller asks for",
+    "best_of": "what the caller asks for",
+    "tools": "what the caller asks for",
+    "metadata": "what the caller asks for",
+    "max_tokens": "`max_output_tokens` of the target",
+    "max_completion_tokens": "`max_output_tokens` of the target",
+}
+"""What a target's `params` may not name, and what settles it instead."""
+_PARAMS_BYTES_MAX: Final = 16 * 1024
+_MEMBER_WEIGHT_MOST: Final = 1_000_000 * SCORE_ONE
 _MODEL_BYTES_MAX: Final = 256
 
 
@@ -76,17 +106,60 @@ def read_routing(
     strategy = _read_strategy(written, place, named, reading)
     if strategy is None:
         return None
-    targets_key = "model" if strategy == "single" else "attempts"
+    key = "model" if strategy == "single" else LIST_KEYS[strategy]
     if strategy == "fallback" and "attempts" not in data and "models" in data:
-        targets_key = "models"
+        data["attempts"] = data.pop("models")
+        key = "models"
     values = read_options(RoutingConfig, _with_fit_word(data), place, reading)
-    check_keys(data, {targets_key, *besides, *values}, place, reading, table="routes")
+    own_keys = (*COMMON_KEYS, *OWN_KEYS.get(strategy, ()))
+    known = {LIST_KEYS.get(strategy, "model"), *own_keys, *besides, *values}
+    check_keys(data, known, place, reading, table="routes")
     _check_limits(values, place, reading)
-    targets = _read_targets(data, targets_key, place, reading, depth)
+
+    def read_child(value: object, at: str) -> Target | RoutingConfig | None:
+        return read_target(value, at, reading, depth)
+
+    if strategy == "single":
+        items = [data["model"]] if "model" in data else []
+        if not items:
+            reading.faults.add(join(place, "model"), "is missing")
+    else:
+        items = _items(data, strategy, join(place, key), reading)
+    choosing = Choosing(
+        strategy=strategy, data=data, place=place, reading=reading, read_child=read_child
+    )
+    if strategy == "single":
+        at = join(place, "model")
+        found = [read_child(item, at) for item in items]
+        _, own = read_own(choosing, [])
+        targets = tuple(target for target in found if target is not None)
+    else:
+        targets, own = read_own(choosing, items)
     values["retry_on"] = _read_retry_on(values["retry_on"], place, reading)
     return build(
-        RoutingConfig, {**values, "strategy": strategy, "targets": targets, "place": place}
+        RoutingConfig,
+        {**values, "strategy": strategy, "targets": targets, "own": own, "place": place},
     )
+
+
+def _items(
+    data: Mapping[str, object], strategy: str, place: str, reading: Reading
+) -> list[object]:
+    key = LIST_KEYS[strategy]
+    if key not in data:
+        if strategy != "cost_optimized":
+            reading.faults.add(place, "is missing")
+        return []
+    items = read_list(data[key], place, reading)
+    if not items:
+        what = "rule" if strategy == "custom_rules" else "target"
+        reading.faults.add(place, f"needs at least one {what}")
+    if len(items) > limits.ROUTE_TARGETS_MAX:
+        reading.faults.add(
+            place, f"has {len(items)} targets; at most {limits.ROUTE_TARGETS_MAX}"
+        )
+        return []
+    return items
 
 
 def _with_fit_word(data: Mapping[str, object]) -> Mapping[str, object]:
@@ -110,41 +183,17 @@ def _read_strategy(written: object, place: str, named: str, reading: Reading) ->
     if isinstance(written, str) and written in _STRATEGIES:
         return _STRATEGIES[written]
     if written is None:
-        message = 'is missing: "single" or "fallback"'
-    elif written in LATER_STRATEGIES:
-        message = f'{shown(written)} is not in this release; it has "single" and "fallback"'
+        message = f"is missing: one of {', '.join(_shown_strategies())}"
     elif isinstance(written, str):
-        names = (*_STRATEGIES, *LATER_STRATEGIES)
-        message = f"unknown strategy {shown(written)}{hint(written, names)}"
+        message = f"unknown strategy {shown(written)}{hint(written, _STRATEGIES)}"
     else:
         message = f"must be a string, not {shown(written)}"
     reading.faults.add(place, message)
     return None
 
 
-def _read_targets(
-    data: Mapping[str, object], key: str, place: str, reading: Reading, depth: int
-) -> tuple[Target | RoutingConfig, ...]:
-    place = join(place, key)
-    if key not in data:
-        reading.faults.add(place, "is missing")
-        return ()
-    if key == "model":
-        one = read_target(data[key], place, reading, depth)
-        return () if one is None else (one,)
-    items = read_list(data[key], place, reading)
-    if not items:
-        reading.faults.add(place, "needs at least one target")
-    if len(items) > limits.ROUTE_TARGETS_MAX:
-        reading.faults.add(
-            place, f"has {len(items)} targets; at most {limits.ROUTE_TARGETS_MAX}"
-        )
-        return ()
-    found = (
-        read_target(item, f"{place}[{index}]", reading, depth)
-        for index, item in enumerate(items)
-    )
-    return tuple(target for target in found if target is not None)
+def _shown_strategies() -> list[str]:
+    return [f'"{name}"' for name in _STRATEGIES if name != "fallback_chain"]
 
 
 def read_target(
@@ -167,7 +216,7 @@ def read_target(
     if "strategy" in data or "policy" in data:
         return read_routing(data, place, reading, depth=depth + 1)
     values = read_options(Target, data, place, reading)
-    known = {"model", "provider_credential_id", *values}
+    known = {"model", "provider_credential_id", "weight", "params", *values}
     check_keys(data, known, place, reading, table="targets")
     at = join(place, "model")
     if "model" not in data:
@@ -192,7 +241,59 @@ def read_target(
             "has no meaning for a routing config; give it to the targets inside",
         )
     _check_limits(values, place, reading)
-    return build(Target, {**values, "model": model, "credential": credential, "place": at})
+    return build(
+        Target,
+        {
+            **values,
+            "model": model,
+            "credential": credential,
+            "weight": _read_weight(data, place, reading),
+            "params": _read_params(data, model, place, reading),
+            "place": at,
+        },
+    )
+
+
+def _read_weight(data: Mapping[str, object], place: str, reading: Reading) -> int | None:
+    value = data.get("weight")
+    if value is None:
+        return None
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        number = Decimal(str(value)) * SCORE_ONE
+        if number.is_finite() and 0 <= number <= _MEMBER_WEIGHT_MOST and number == int(number):
+            return int(number)
+    reading.faults.add(
+        join(place, "weight"),
+        f"{shown(value)} is not a number from 0 on with at most three decimals",
+    )
+    return None
+
+
+def _read_params(
+    data: Mapping[str, object], model: str, place: str, reading: Reading
+) -> str | None:
+    """Read what a target sets in the request's body, as canonical JSON."""
+    if "params" not in data:
+        return None
+    at = join(place, "params")
+    params = read_table(data["params"], at, reading)
+    if model.startswith("@"):
+        reading.faults.add(at, "has no meaning for a routing config; give it to its targets")
+        return None
+    for name in params:
+        instead = _PARAMS_REFUSED.get(name)
+        if instead is not None:
+            reading.faults.add(join(at, name), f"may not be set here; {instead} settles it")
+        elif name.startswith("mlx:"):
+            reading.faults.add(join(at, name), "is ours and never goes to a provider")
+    try:
+        text = canonical(params)
+    except (TypeError, ValueError):
+        reading.faults.add(at, "holds a value that JSON cannot write, such as a date")
+        return None
+    if len(text.encode()) > _PARAMS_BYTES_MAX:
+        reading.faults.add(at, f"is longer than {_PARAMS_BYTES_MAX} bytes")
+    return text
 
 
 def _is_model(text: str, place: str, reading: Reading) -> bool:
@@ -231,9 +332,9 @@ def _read_retry_on(value: object, place: str, reading: Reading) -> tuple[str, ..
 
 def encode(config: RoutingConfig) -> dict[str, object]:
     """Return a config as the plain data that is stored and shown: only what was said."""
-    data: dict[str, object] = {"strategy": config.strategy}
     targets = [encode_target(target) for target in config.targets]
-    data |= {"model": targets[0]} if config.strategy == "single" else {"attempts": targets}
+    data: dict[str, object] = {"strategy": config.strategy}
+    data |= encode_own(config.strategy, targets, config.own, encode_target)
     said = {
         **{name: getattr(config, name) for name in TIME_LIMITS},
         "retry_on": None if config.retry_on is None else list(config.retry_on),
@@ -255,9 +356,16 @@ def encode_target(target: Target | RoutingConfig) -> object:
         "max_cost_usd": None
         if target.max_cost_usd is None
         else usd_number(target.max_cost_usd),
+        "weight": None if target.weight is None else _weight_number(target.weight),
+        "params": None if target.params is None else json.loads(target.params),
     }
     extra = {name: value for name, value in said.items() if value is not None}
     return {"model": target.model, **extra} if extra else target.model
+
+
+def _weight_number(weight: int) -> int | float:
+    whole, rest = divmod(weight, SCORE_ONE)
+    return weight / SCORE_ONE if rest else whole
 
 
 def usd_number(amount_nusd: int) -> int | float:

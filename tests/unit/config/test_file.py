@@ -141,8 +141,9 @@ input_usd_per_mtok = -1
         '"timeout", "connect", "reset", "auth", nor a status from 400 to 599, nearest "5xx"',
         'modelux.toml:31: routes.production.retry_on[1]: "399" is none of "429", "5xx", '
         '"timeout", "connect", "reset", "auth", nor a status from 400 to 599',
-        'modelux.toml:34: routes.fancy.strategy: "ensemble" is not in this release; it has '
-        '"single" and "fallback"',
+        "modelux.toml:33: routes.fancy.members: is missing",
+        'modelux.toml:33: routes.fancy.aggregation: is missing: one of "first_valid", '
+        '"weighted_vote", "weighted_average", "llm_judge"',
         "modelux.toml:36: budgets[0].scope: is missing",
         "modelux.toml:36: budgets[0].cap_usd: is missing",
         "modelux.toml:39: prices.llama.output_usd_per_mtok: is missing",
@@ -272,8 +273,8 @@ def test_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
         ),
         (
             '[providers.ollama]\n[routes.a]\nstrategy = "single"\n'
-            'model = { model = "ollama/x", weight = 2 }',
-            "routes.a.model.weight: not in this release",
+            'model = { model = "ollama/x", weight = -2 }',
+            "routes.a.model.weight: -2 is not a number from 0 on",
         ),
         (
             '[providers.ollama]\n[routes.a]\nstrategy = "fallback"\nattempts = []',

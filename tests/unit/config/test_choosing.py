@@ -1,0 +1,241 @@
+"""What each strategy has of its own: read, refused by its place, and written again."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelux.config.model import RoutingConfig
+from modelux.config.read import Faults, Reading
+from modelux.config.routing import canonical, encode, read_routing
+from modelux.errors import ConfigError
+
+
+def read(value: object) -> tuple[RoutingConfig | None, list[str]]:
+    faults = Faults("t")
+    reading = Reading(faults=faults, folder=Path("/"), env={}, with_secrets=False)
+    found = read_routing(value, "r", reading)
+    try:
+        faults.check()
+    except ConfigError as failure:
+        return found, failure.faults
+    return found, []
+
+
+FULL: list[dict[str, object]] = [
+    {"strategy": "single", "model": {"model": "a", "params": {"temperature": 0, "seed": 7}}},
+    {"strategy": "cost_optimized", "quality_tier": "premium", "allowed_models": ["a", "b"]},
+    {"strategy": "cost_optimized"},
+    {
+        "strategy": "latency_optimized",
+        "models": ["a", {"model": "b", "timeout_ms": 5}],
+        "metric": "total",
+        "tolerance_pct": 12.5,
+        "explore_pct": 0,
+    },
+    {
+        "strategy": "ensemble",
+        "members": [{"model": "a", "weight": 2.5}, "b", "@c@7"],
+        "aggregation": "llm_judge",
+        "judge": "d",
+        "min_responses": 2,
+        "timeout_ms": 900,
+    },
+    {
+        "strategy": "ensemble",
+        "members": ["a", "b"],
+        "aggregation": "first_valid",
+        "validate": "response.json_valid",
+    },
+    {
+        "strategy": "ab_test",
+        "variants": [
+            {"name": "old", "weight": 99.99, "target": "a"},
+            {"name": "new", "weight": 0.01, "target": {"strategy": "single", "model": "b"}},
+        ],
+        "sticky_by": "tag:team",
+        "salt": "2026",
+    },
+    {
+        "strategy": "cascade",
+        "steps": [
+            {"target": "a", "accept_if": "response.finish_reason == 'stop'"},
+            {"target": "b", "accept_if": {"judge": "c", "min_score": 0.7}},
+            {"target": "d"},
+        ],
+    },
+    {
+        "strategy": "custom_rules",
+        "rules": [
+            {"if": "tags.tier == 'gold'", "then": "a"},
+            {"if": "request.stream", "then": {"block": "no streams here"}},
+            {"else": {"strategy": "fallback", "attempts": ["b", "@c"]}},
+        ],
+    },
+    {
+        "strategy": "fallback",
+        "attempts": ["a"],
+        "shadow": {"target": "b", "percent": 0.25},
+        "embedding_dimensions": 1536,
+    },
+]
+
+
+@pytest.mark.parametrize("value", FULL, ids=lambda value: str(value["strategy"]))
+def test_what_was_said_is_what_is_stored(value: dict[str, object]) -> None:
+    config, faults = read(value)
+    assert faults == []
+    assert config is not None
+    assert encode(config) == value
+    again, faults = read(encode(config))
+    assert faults == []
+    assert again == config
+
+
+@pytest.mark.parametrize("value", FULL, ids=lambda value: str(value["strategy"]))
+def test_the_other_spelling_means_the_same(value: dict[str, object]) -> None:
+    config = {key: item for key, item in value.items() if key != "strategy"}
+    other, faults = read({"policy": value["strategy"], "config": config})
+    assert faults == []
+    assert other == read(value)[0]
+
+
+def ab_test(*variants: object, **more: object) -> dict[str, object]:
+    return {"strategy": "ab_test", "variants": list(variants), **more}
+
+
+def arm(**more: object) -> dict[str, object]:
+    return {"name": "a", "weight": 1, "target": "m", **more}
+
+
+def rules(*rules: object) -> dict[str, object]:
+    return {"strategy": "custom_rules", "rules": list(rules)}
+
+
+def ensemble(**more: object) -> dict[str, object]:
+    return {
+        "strategy": "ensemble",
+        "members": ["a", "b"],
+        "aggregation": "first_valid",
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (
+            {"strategy": "cost_optimised"},
+            'r.strategy: unknown strategy "cost_optimised", nearest',
+        ),
+        (
+            {"strategy": "cost_optimized", "quality_tier": "premum"},
+            'r.quality_tier: "premum" is none of',
+        ),
+        (
+            {"strategy": "cost_optimized", "allowed_models": []},
+            "r.allowed_models: needs at least one target",
+        ),
+        ({"strategy": "latency_optimized"}, "r.models: is missing"),
+        (
+            {"strategy": "latency_optimized", "models": ["a"], "explore_pct": 101},
+            "r.explore_pct: 101 is not a number from 0 to 100",
+        ),
+        (
+            {"strategy": "latency_optimized", "models": ["a"], "metrik": "ttft"},
+            'r.metrik: unknown key, nearest "metric"',
+        ),
+        (ensemble(aggregation="first"), 'r.aggregation: "first" is none of'),
+        (ensemble(min_responses=3), "r.min_responses: 3 is not a whole number from 1 to 2"),
+        (ensemble(judge="c"), 'r.judge: has no meaning for "first_valid"'),
+        (ensemble(aggregation="llm_judge"), "r.judge: is missing"),
+        (
+            ensemble(aggregation="weighted_vote", validate="json"),
+            'r.validate: has no meaning for "weighted_vote"',
+        ),
+        (ensemble(validate="response.txt"), "r.validate: line 1, column"),
+        (ab_test(), "r.variants: needs at least one target"),
+        (ab_test(arm(), arm()), 'r.variants[1].name: "a" is there twice'),
+        (ab_test(arm(weight=0)), "r.variants: need at least one weight above 0"),
+        (ab_test(arm(weight=-1)), "r.variants[0].weight: -1 is not a number"),
+        (ab_test(arm(weight=0.001)), "r.variants[0].weight: 0.001 is not a number"),
+        (ab_test({"name": "a", "weight": 1}), "r.variants[0].target: is missing"),
+        (ab_test(arm(), sticky_by="user"), 'r.sticky_by: "user" is none of'),
+        (ab_test(arm(), sticky_by="tag:"), 'r.sticky_by: "tag:" is none of'),
+        (
+            {"strategy": "cascade", "steps": [{"target": "a"}, {"target": "b"}]},
+            "r.steps[0].accept_if: is missing",
+        ),
+        (
+            {"strategy": "cascade", "steps": [{"target": "a", "accept_if": "true"}]},
+            "r.steps[0].accept_if: has no meaning: the last step always stands",
+        ),
+        (
+            {
+                "strategy": "cascade",
+                "steps": [
+                    {"target": "a", "accept_if": {"judge": "b", "min_score": 2}},
+                    {"target": "c"},
+                ],
+            },
+            "r.steps[0].accept_if.min_score: 2 is not from 0 to 1",
+        ),
+        (rules({"if": "tagz.x == 'y'", "then": "a"}), "r.rules[0].if: line 1, column 1:"),
+        (rules({"if": "response.text == ''", "then": "a"}), "r.rules[0].if: line 1, column 1:"),
+        (rules({"if": "1 + 1", "then": "a"}), "r.rules[0].if: line 1, column"),
+        (rules({"then": "a"}), "r.rules[0].if: is missing"),
+        (rules({"if": "true"}), "r.rules[0].then: is missing"),
+        (
+            rules({"else": "a"}, {"if": "true", "then": "b"}),
+            "r.rules[0].else: must be the last",
+        ),
+        (rules({"if": "true", "then": {"block": ""}}), "r.rules[0].then.block: needs a reason"),
+        (rules({"if": "true", "then": "a b"}), 'r.rules[0].then: "a b" is not a model'),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"max_tokens": 9}}},
+            "r.model.params.max_tokens: may not be set here; `max_output_tokens`",
+        ),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"mlx:tags": {}}}},
+            'r.model.params."mlx:tags": is ours',
+        ),
+        (
+            {"strategy": "single", "model": "a", "shadow": {"target": "b", "percent": 200}},
+            "r.shadow.percent: 200 is not a number from 0 to 100",
+        ),
+        (
+            {"strategy": "single", "model": "a", "embedding_dimensions": 0},
+            "r.embedding_dimensions: 0 is not a whole number",
+        ),
+        ({"strategy": "single", "model": "a", "cache": {}}, "r.cache: not in this release"),
+    ],
+)
+def test_a_fault_is_named_with_its_place(value: object, fault: str) -> None:
+    _, faults = read(value)
+    assert any(fault in told for told in faults), faults
+
+
+@given(
+    weights=st.lists(st.integers(0, 10_000), min_size=1, max_size=6).filter(any),
+    tolerance=st.integers(0, 10_000),
+)
+def test_hundredths_survive_writing_and_reading(weights: list[int], tolerance: int) -> None:
+    variants = [
+        {"name": f"v{at}", "weight": weight / 100, "target": "m"}
+        for at, weight in enumerate(weights)
+    ]
+    config, faults = read({"strategy": "ab_test", "variants": variants})
+    assert faults == []
+    assert config is not None
+    assert [variant.weight for variant in config.own.variants] == weights
+    assert read(encode(config))[0] == config
+    latency = {
+        "strategy": "latency_optimized",
+        "models": ["a"],
+        "tolerance_pct": tolerance / 100,
+    }
+    config, _ = read(latency)
+    assert config is not None
+    assert config.own.tolerance == tolerance
+    assert canonical(encode(config)) == canonical(encode(config))
