@@ -120,6 +120,19 @@ impl MappedFile {
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(offset).cast()) }
     }
 
+    /// The `count` words from byte `offset` on, as `word` gives each.
+    ///
+    /// # Panics
+    /// As in `word`, for any of them.
+    pub(crate) fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        assert!(offset % 8 == 0, "{offset}");
+        let end = count.checked_mul(8).and_then(|bytes| offset.checked_add(bytes));
+        assert!(end.is_some_and(|end| end <= self.len()), "{offset} + 8 * {count}");
+        // SAFETY: as in `word`: aligned, wholly inside of a mapping that lives as long as `self`,
+        // and touched as atomics only, which is what makes sharing it sound.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().add(offset).cast(), count) }
+    }
+
     /// Copy `bytes` into the mapping at `offset`.
     ///
     /// # Panics

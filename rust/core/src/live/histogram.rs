@@ -31,10 +31,10 @@ fn edge_us(bucket: usize) -> f32 {
     if bucket == 0 { 0.0 } else { FIRST_US * (bucket as f32 / BUCKETS_AN_OCTAVE).exp2() }
 }
 
-/// Count one latency; `word` gives the words of the histogram.
-pub(super) fn count<'m>(word: impl Fn(usize) -> &'m AtomicU64, us: u64) {
+/// Count one latency in the words of a histogram.
+pub(super) fn count(words: &[AtomicU64], us: u64) {
     let bucket = bucket_of(us);
-    word(bucket / 2).fetch_add(1 << (bucket % 2 * 32), Ordering::Relaxed);
+    words[bucket / 2].fetch_add(1 << (bucket % 2 * 32), Ordering::Relaxed);
 }
 
 /// Counts of one or more histograms, added up.
@@ -45,9 +45,9 @@ impl Counts {
         Self([0; BUCKETS])
     }
 
-    pub(super) fn add<'m>(&mut self, word: impl Fn(usize) -> &'m AtomicU64) {
-        for (index, pair) in self.0.chunks_exact_mut(2).enumerate() {
-            let seen = word(index).load(Ordering::Relaxed);
+    pub(super) fn add(&mut self, words: &[AtomicU64]) {
+        for (pair, word) in self.0.chunks_exact_mut(2).zip(words) {
+            let seen = word.load(Ordering::Relaxed);
             pair[0] += seen & u64::from(u32::MAX);
             pair[1] += seen >> 32;
         }
@@ -81,10 +81,10 @@ mod tests {
     fn counts(values: &[u64]) -> Counts {
         let words: Vec<AtomicU64> = (0..WORDS).map(|_| AtomicU64::new(0)).collect();
         for value in values {
-            count(|index| &words[index], *value);
+            count(&words, *value);
         }
         let mut counts = Counts::new();
-        counts.add(|index| &words[index]);
+        counts.add(&words);
         counts
     }
 

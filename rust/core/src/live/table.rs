@@ -70,6 +70,12 @@ impl Table {
         mapped.word(self.offset + index * self.entry_bytes + nth * 8)
     }
 
+    /// All words of an entry, with one check.
+    pub(super) fn words<'m>(&self, mapped: &'m MappedFile, index: usize) -> &'m [AtomicU64] {
+        debug_assert!(index < self.count, "{index}");
+        mapped.words(self.offset + index * self.entry_bytes, self.entry_bytes / 8)
+    }
+
     fn probes(&self, key: u64) -> impl Iterator<Item = usize> + use<> {
         let mask = self.count - 1;
         debug_assert!(self.count.is_power_of_two());

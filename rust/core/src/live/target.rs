@@ -10,10 +10,11 @@
 //! 16..32   per size class: ttft, its run, total, its run
 //! ```
 
-use std::sync::atomic::Ordering;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::histogram::{self, Counts};
-use super::layout::{MINUTES, TARGETS, in_flight_offset, minute_offset};
+use super::layout::{MINUTE_BYTES, MINUTES, TARGETS, in_flight_offset, minute_offset};
 use super::{Live, TargetId, ewma};
 use crate::breaker::{self, Breaker, Event, State, Window};
 
@@ -21,18 +22,23 @@ const USED: usize = 1;
 const BREAKER: usize = 2;
 const BEGUN: usize = 3;
 const WINDOW: usize = 4;
+const WINDOW_WORDS: Range<usize> = WINDOW..WINDOW + 10;
 const AVERAGES: usize = 16;
 
 const WINDOW_BUCKETS: u64 = 10;
 const WINDOW_BUCKET_MS: u64 = breaker::WINDOW_MS / WINDOW_BUCKETS;
 const FIELD_BITS: u32 = 20;
-const FIELD_MAX: u64 = (1 << FIELD_BITS) - 1;
+const FIELD_MAX: u32 = (1 << FIELD_BITS) - 1;
 const NUMBER_MAX: u64 = (1 << 24) - 1;
 
 const MINUTE_US: u64 = 60_000_000;
 /// Figures for people look back so many minutes, the one that runs included.
 const MINUTES_SHOWN: u64 = 5;
 const CLASSES: usize = 4;
+
+/// Size classes by their distance from each, the smaller of two first.
+const NEAREST: [[usize; CLASSES]; CLASSES] =
+    [[0, 1, 2, 3], [1, 0, 2, 3], [2, 1, 3, 0], [3, 2, 1, 0]];
 
 /// How large a request is: a long prompt takes its time at any target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -217,12 +223,9 @@ impl Live {
     #[must_use]
     pub fn read_class(&self, target: TargetId, class: SizeClass, now_us: u64) -> ClassView {
         let Some(index) = self.target_index(target) else { return ClassView::default() };
-        let home = class as usize;
         let nearest = |metric: Metric| {
-            (0..CLASSES)
-                .flat_map(|away| [home.checked_sub(away), Some(home + away)])
-                .flatten()
-                .filter(|place| *place < CLASSES)
+            NEAREST[class as usize]
+                .into_iter()
                 .find_map(|place| self.average(index, place, metric, now_us))
         };
         ClassView { ttft_us: nearest(Metric::Ttft), total_us: nearest(Metric::Total) }
@@ -362,20 +365,18 @@ impl Live {
 
     // --- inside ------------------------------------------------------------------------------
 
-    fn entry(&self, index: usize, nth: usize) -> &std::sync::atomic::AtomicU64 {
+    fn entry(&self, index: usize, nth: usize) -> &AtomicU64 {
         TARGETS.word(&self.mapped, index, nth)
     }
 
     fn view(&self, index: usize, now_us: u64) -> TargetView {
-        let breaker = Breaker::unpack(self.entry(index, BREAKER).load(Ordering::Relaxed));
+        let words = TARGETS.words(&self.mapped, index);
+        let load = |nth: usize| words[nth].load(Ordering::Relaxed);
         TargetView {
-            health: Health::of(breaker),
-            error_rate: self.window(index, now_us / 1_000).error_rate(),
+            health: Health::of(Breaker::unpack(load(BREAKER))),
+            error_rate: window(words, now_us / 1_000).error_rate(),
             in_flight: u32::try_from(self.in_flight(index)).unwrap_or(u32::MAX),
-            last_used_us: match self.entry(index, BEGUN).load(Ordering::Relaxed) {
-                0 => 0,
-                _ => self.entry(index, USED).load(Ordering::Relaxed),
-            },
+            last_used_us: if load(BEGUN) == 0 { 0 } else { load(USED) },
         }
     }
 
@@ -438,7 +439,7 @@ impl Live {
         ewma::sample(average, run, us as f32, now_us);
         if let Some(minute) = self.minute(index, now_us) {
             let from = minute + 16 + metric as usize * histogram::WORDS * 8;
-            histogram::count(|word| self.word(from + word * 8), us);
+            histogram::count(self.mapped.words(from, histogram::WORDS), us);
         }
     }
 
@@ -455,38 +456,20 @@ impl Live {
         let place = WINDOW + usize::try_from(number % WINDOW_BUCKETS).unwrap_or(0);
         let head = (number & NUMBER_MAX) << (2 * FIELD_BITS);
         let add = |seen: u64| {
-            let kept = if seen & !(head_mask()) == head { seen } else { head };
+            let kept =
+                if seen >> (2 * FIELD_BITS) == number & NUMBER_MAX { seen } else { head };
             let (ok, failed) = fields(kept);
-            let has_room = ok < FIELD_MAX && failed < FIELD_MAX;
-            has_room.then_some(kept + one)
+            let is_full = ok.max(failed) >= FIELD_MAX;
+            (!is_full).then_some(kept + one)
         };
         let word = self.entry(index, place);
         let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
-        self.window(index, now_ms)
-    }
-
-    fn window(&self, index: usize, now_ms: u64) -> Window {
-        let number = now_ms / WINDOW_BUCKET_MS;
-        let mut window = Window::default();
-        for bucket in 0..WINDOW_BUCKETS {
-            let place = WINDOW + usize::try_from(bucket).unwrap_or(0);
-            let seen = self.entry(index, place).load(Ordering::Relaxed);
-            if seen == 0 {
-                continue;
-            }
-            let age = (number.wrapping_sub(seen >> (2 * FIELD_BITS))) & NUMBER_MAX;
-            if age < WINDOW_BUCKETS {
-                let (ok, failed) = fields(seen);
-                window.ok += u32::try_from(ok).unwrap_or(0);
-                window.failed += u32::try_from(failed).unwrap_or(0);
-            }
-        }
-        window
+        window(TARGETS.words(&self.mapped, index), now_ms)
     }
 
     fn forget_window(&self, index: usize) {
-        for bucket in 0..usize::try_from(WINDOW_BUCKETS).unwrap_or(0) {
-            self.entry(index, WINDOW + bucket).store(0, Ordering::Relaxed);
+        for bucket in &TARGETS.words(&self.mapped, index)[WINDOW_WORDS] {
+            bucket.store(0, Ordering::Relaxed);
         }
     }
 
@@ -508,8 +491,8 @@ impl Live {
                 .is_ok()
         {
             // What others count here meanwhile may be lost: one sample of a minute.
-            for word in 1..2 + 2 * histogram::WORDS {
-                self.word(offset + word * 8).store(0, Ordering::Relaxed);
+            for word in &self.mapped.words(offset, MINUTE_BYTES / 8)[1..] {
+                word.store(0, Ordering::Relaxed);
             }
         }
         Some(offset)
@@ -528,7 +511,7 @@ impl Live {
         let mut counts = Counts::new();
         for minute in self.shown_minutes(index, now_us) {
             let from = minute + 16 + metric as usize * histogram::WORDS * 8;
-            counts.add(|word| self.word(from + word * 8));
+            counts.add(self.mapped.words(from, histogram::WORDS));
         }
         counts
     }
@@ -552,11 +535,24 @@ impl Live {
     }
 }
 
-fn head_mask() -> u64 {
-    (1 << (2 * FIELD_BITS)) - 1
+/// What a target's buckets hold of the last 30 s.
+fn window(words: &[AtomicU64], now_ms: u64) -> Window {
+    let number = now_ms / WINDOW_BUCKET_MS;
+    let mut window = Window::default();
+    for bucket in &words[WINDOW_WORDS] {
+        let seen = bucket.load(Ordering::Relaxed);
+        let age = number.wrapping_sub(seen >> (2 * FIELD_BITS)) & NUMBER_MAX;
+        if age < WINDOW_BUCKETS {
+            let (ok, failed) = fields(seen);
+            window.ok = window.ok.saturating_add(ok);
+            window.failed = window.failed.saturating_add(failed);
+        }
+    }
+    window
 }
 
 /// Served and failed results of a window's bucket.
-fn fields(word: u64) -> (u64, u64) {
-    (word >> FIELD_BITS & FIELD_MAX, word & FIELD_MAX)
+#[expect(clippy::cast_possible_truncation, reason = "masked to 20 bits")]
+fn fields(word: u64) -> (u32, u32) {
+    ((word >> FIELD_BITS) as u32 & FIELD_MAX, word as u32 & FIELD_MAX)
 }
