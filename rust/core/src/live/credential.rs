@@ -12,7 +12,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::layout::{COOL_UNTIL_OFFSET, CREDENTIALS, PAUSES_MAX, PAUSES_OFFSET, TARGETS};
-use super::table::key_of;
 use super::{CredentialId, Live, TargetId};
 
 /// A credential that a provider refused is passed over for so long.
@@ -50,7 +49,7 @@ impl Live {
         if until_us <= now_us {
             return;
         }
-        let key = pause_key(target, credential);
+        let key = self.pause_key(target, credential);
         let (owner, until) = self.pause_to_use(key, now_us);
         // In this order a writer killed in between leaves a pause that is over.
         owner.store(key, Ordering::Relaxed);
@@ -78,7 +77,7 @@ impl Live {
         if self.word(COOL_UNTIL_OFFSET).load(Ordering::Acquire) <= now_us {
             return None;
         }
-        let key = pause_key(target, credential);
+        let key = self.pause_key(target, credential);
         self.pauses(key)
             .filter(|(owner, _)| owner.load(Ordering::Relaxed) == key)
             .map(|(_, until)| until.load(Ordering::Relaxed))
@@ -148,6 +147,11 @@ impl Live {
         CREDENTIALS.word(&self.mapped, index, nth)
     }
 
+    fn pause_key(&self, target: TargetId, credential: &str) -> u64 {
+        // Two keys of the same maker: neither can be chosen, so their mixture cannot.
+        self.keys.key_of(b'p', &[credential]) ^ target.0.key.rotate_left(32)
+    }
+
     fn pauses(&self, key: u64) -> impl Iterator<Item = (&AtomicU64, &AtomicU64)> {
         #[expect(clippy::cast_possible_truncation, reason = "taken modulo")]
         let home = key as usize;
@@ -172,8 +176,4 @@ impl Live {
         }
         (best.1, best.2)
     }
-}
-
-fn pause_key(target: TargetId, credential: &str) -> u64 {
-    key_of(b'p', &[&target.0.key.to_string(), credential])
 }

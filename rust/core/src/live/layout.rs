@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! offset          what
-//! 0               magic "MLXLIVE\0", layout version, worker slots, 0 (8 bytes each)
+//! 0               magic "MLXLIVE\0", layout version, worker slots, 0 (8 bytes each);
+//!                 the two words that keys are made with
 //! 64              the boot's id, 64 bytes
 //! 128             the newest time that any process has said, in µs; until when something cools
 //! 4096            1,024 targets of 256 bytes: key, last use, breaker, window, averages
@@ -20,9 +21,11 @@ use super::table::{TEXT_BYTES, Table};
 
 pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"MLXLIVE\0");
 /// Changes whenever anything here does: a file of another is made anew.
-pub(super) const LAYOUT_VERSION: u64 = 1;
+pub(super) const LAYOUT_VERSION: u64 = 2;
 
 const PAGE_BYTES: usize = 4096;
+/// Where the words lie that keys are made with.
+pub(super) const KEYS_OFFSET: usize = 32;
 pub(super) const BOOT_OFFSET: usize = 64;
 pub(super) const BOOT_BYTES: usize = 64;
 pub(super) const CLOCK_OFFSET: usize = 128;

@@ -14,7 +14,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::layout::MARKS;
-use super::table::{Takeover, key_of};
+use super::table::Takeover;
 use super::{Live, MarkId};
 
 const TOUCHED: usize = 1;
@@ -44,6 +44,7 @@ impl Live {
     }
 
     /// A rule was evaluated; return how many times in a row it has come to null.
+    #[expect(clippy::must_use_candidate, reason = "it counts, whoever looks")]
     pub fn null_run(&self, mark: MarkId, is_null: bool) -> u32 {
         let Some(index) = self.mark_index(mark) else { return 0 };
         let nulls = self.of_mark(index, NULLS);
@@ -60,7 +61,7 @@ impl Live {
     /// What the mark of a name says; None where there is none.
     #[must_use]
     pub fn mark_view(&self, name: &str) -> Option<MarkView> {
-        let index = MARKS.find(&self.mapped, key_of(b'm', &[name]), usize::MAX)?;
+        let index = MARKS.find(&self.mapped, self.keys.key_of(b'm', &[name]), usize::MAX)?;
         let load = |nth: usize| self.of_mark(index, nth).load(Ordering::Relaxed);
         Some(MarkView {
             hits: load(HITS),

@@ -6,13 +6,15 @@
 //! supervisor makes the file, and keeps what it finds of the same boot and layout, so figures
 //! outlive a restart. Times come in as arguments (`now_us`: the monotonic clock).
 //!
-//! Identifiers say where an entry was seen last and what its key is. Entries that have been idle
-//! for ten minutes, when nothing they hold is believed any more, may be taken over while the
-//! table is full; an identifier then finds its entry's new place, or one is made again.
+//! Identifiers say where an entry was seen last and what its key is. An entry that has been idle
+//! for ten minutes, when nothing it holds is believed any more, may be taken over while the table
+//! is full; what is said of it then goes nowhere, until somebody asks for it by its name again. So
+//! ask for each request: it costs a short hash.
 
 mod credential;
 mod ewma;
 mod histogram;
+mod key;
 mod layout;
 mod learnt;
 mod mark;
@@ -22,11 +24,9 @@ mod target;
 mod tests;
 mod warm;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 pub use credential::CredentialRow;
 pub use layout::TARGETS_MAX;
@@ -37,15 +37,16 @@ pub use target::{
 
 use crate::cells::WORKERS_MAX;
 use crate::mapped::MappedFile;
-use layout::{BOOT_BYTES, BOOT_OFFSET, CLOCK_OFFSET, LAYOUT_VERSION, MAGIC, file_bytes};
-use table::{Table, Takeover, key_of};
+use key::KeyMaker;
+use layout::{
+    BOOT_BYTES, BOOT_OFFSET, CLOCK_OFFSET, KEYS_OFFSET, LAYOUT_VERSION, MAGIC, file_bytes,
+};
+use table::{Table, Takeover};
 
 /// Idle for so long, an entry holds nothing that would still be believed.
 const IDLE_US: u64 = 600_000_000;
 /// The shared clock moves in steps of this, or every request of every worker would write it.
 const CLOCK_STEP_US: u64 = 1_000_000;
-/// Texts that one process keeps, to make an entry again that was taken over.
-const TEXTS_MAX: usize = 4096;
 
 /// A target: a provider and a model. The default is none: it reads as healthy and unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -81,8 +82,7 @@ pub struct Live {
     mapped: MappedFile,
     workers: u32,
     worker: u32,
-    /// What the keys of targets stand for, so that one that was taken over is made again.
-    texts: Mutex<HashMap<u64, (String, String)>>,
+    keys: KeyMaker,
 }
 
 impl Live {
@@ -188,7 +188,8 @@ impl Live {
     }
 
     fn over(mapped: MappedFile, workers: u32) -> Self {
-        Self { mapped, workers, worker: 0, texts: Mutex::default() }
+        let keys = [0, 8].map(|at| mapped.word(KEYS_OFFSET + at).load(Ordering::Relaxed));
+        Self { mapped, workers, worker: 0, keys: KeyMaker(keys) }
     }
 
     fn is_of_boot(&self, boot_id: &str) -> bool {
@@ -200,28 +201,21 @@ impl Live {
 
     // --- identifiers -------------------------------------------------------------------------
 
-    /// The entry of a target, found or made. Costs a hash: for a snapshot's targets at its load.
+    /// The entry of a target, found or made. It stays its own while an attempt is under way.
     ///
     /// Where the table is full of targets in use, it is one that nothing is known of.
     #[must_use]
     pub fn target(&self, provider: &str, model: &str) -> TargetId {
-        let key = key_of(b't', &[provider, model]);
-        let index = self.find_or_make_target(key, provider, model);
-        let mut texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        if !texts.contains_key(&key) {
-            if texts.len() >= TEXTS_MAX {
-                texts.clear();
-            }
-            texts.insert(key, (provider.to_owned(), model.to_owned()));
-        }
-        TargetId(Place::new(key, index))
+        let parts = [provider, model];
+        let key = self.keys.key_of(b't', &parts);
+        TargetId(Place::new(key, self.find_or_make_target(key, &parts)))
     }
 
     /// The entry of a credential, found or made.
     #[must_use]
     pub fn credential(&self, provider: &str, credential: &str) -> CredentialId {
         let parts = [provider, credential];
-        let key = key_of(b'c', &parts);
+        let key = self.keys.key_of(b'c', &parts);
         CredentialId(Place::new(key, self.find_or_make(&layout::CREDENTIALS, key, &parts)))
     }
 
@@ -235,14 +229,14 @@ impl Live {
         model: &str,
     ) -> RouteTargetId {
         let parts = [project, slug, provider, model];
-        let key = key_of(b'r', &parts);
+        let key = self.keys.key_of(b'r', &parts);
         RouteTargetId(Place::new(key, self.find_or_make(&layout::ROUTES, key, &parts)))
     }
 
     /// The entry of a named counter, found or made.
     #[must_use]
     pub fn mark(&self, name: &str) -> MarkId {
-        let key = key_of(b'm', &[name]);
+        let key = self.keys.key_of(b'm', &[name]);
         MarkId(Place::new(key, self.find_or_make_mark(key)))
     }
 
@@ -261,7 +255,7 @@ impl Live {
         Some(index)
     }
 
-    fn find_or_make_target(&self, key: u64, provider: &str, model: &str) -> Option<usize> {
+    fn find_or_make_target(&self, key: u64, parts: &[&str]) -> Option<usize> {
         let now_us = self.newest_us();
         let table = &layout::TARGETS;
         let idle_since = |index: usize| {
@@ -271,7 +265,7 @@ impl Live {
         };
         let forget = |index: usize| self.forget_target(index);
         let takeover = Takeover { now_us, idle_since: &idle_since, forget: &forget };
-        let index = table.find_or_make(&self.mapped, key, &[provider, model], &takeover)?;
+        let index = table.find_or_make(&self.mapped, key, parts, &takeover)?;
         // What was just made is not idle.
         let used = table.word(&self.mapped, index, 1);
         if used.load(Ordering::Relaxed) == 0 {
@@ -283,17 +277,6 @@ impl Live {
     /// Where a target's entry is; None where it has none.
     fn target_index(&self, target: TargetId) -> Option<usize> {
         layout::TARGETS.find(&self.mapped, target.0.key, target.0.index as usize)
-    }
-
-    /// The same; made again where it was taken over meanwhile.
-    fn target_index_made(&self, target: TargetId) -> Option<usize> {
-        if let Some(index) = self.target_index(target) {
-            return Some(index);
-        }
-        let texts = self.texts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (provider, model) = texts.get(&target.0.key)?.clone();
-        drop(texts);
-        self.find_or_make_target(target.0.key, &provider, &model)
     }
 
     // --- the clock ---------------------------------------------------------------------------
@@ -318,6 +301,9 @@ impl Live {
 fn write_header(mapped: &MappedFile, boot_id: &str, workers: u32) {
     for (nth, word) in boot_words(boot_id).into_iter().enumerate() {
         mapped.word(BOOT_OFFSET + nth * 8).store(word, Ordering::Relaxed);
+    }
+    for (nth, value) in KeyMaker::random().0.into_iter().enumerate() {
+        mapped.word(KEYS_OFFSET + nth * 8).store(value, Ordering::Relaxed);
     }
     for (nth, value) in [MAGIC, LAYOUT_VERSION, u64::from(workers)].into_iter().enumerate() {
         mapped.word(nth * 8).store(value, Ordering::Relaxed);

@@ -3,8 +3,8 @@
 //! The first word of an entry is its key: 0 is free, and an entry never becomes free again, so
 //! a search may end at the first free one. A process that makes an entry swaps its key in; of
 //! two that make the same one at once, the second finds the first's. The key's text lies
-//! apart, for people. Everybody who finds the entry by its text writes it again where it is
-//! not right, so a writer that was killed halfway leaves nothing behind.
+//! apart, for people, with the key that it belongs to written last. Everybody who finds an entry
+//! without its text writes it, so a writer that was killed halfway leaves nothing behind.
 //!
 //! When the neighbourhood of a key is full, the entry in it that has been idle longest is taken
 //! over: marked with the time, emptied, then given its key. A mark older than a second was left
@@ -12,15 +12,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sha2::{Digest, Sha256};
-
 use crate::mapped::MappedFile;
 
 /// Entries looked at for one key.
 const PROBES_MAX: usize = 64;
-/// Bytes of one text with the word of its lengths.
+/// Bytes of one text.
 pub(super) const TEXT_BYTES: usize = 256;
-const TEXT_WORDS: usize = TEXT_BYTES / 8 - 1;
+/// Two words say whose text it is and how long its parts are.
+const TEXT_WORDS: usize = TEXT_BYTES / 8 - 2;
 /// A key is the text of up to so many parts.
 const PARTS_MAX: usize = 4;
 
@@ -43,19 +42,6 @@ pub(super) struct Takeover<'a> {
     pub(super) idle_since: &'a dyn Fn(usize) -> Option<u64>,
     /// Forget what is kept of an entry beside its own words.
     pub(super) forget: &'a dyn Fn(usize),
-}
-
-/// The key of a text of several parts, in the table called `kind`. Never 0, never a mark.
-pub(super) fn key_of(kind: u8, parts: &[&str]) -> u64 {
-    let mut hash = Sha256::new_with_prefix([kind]);
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    let digest = hash.finalize();
-    let first = digest.first_chunk::<8>().copied().unwrap_or_default();
-    // The top bit is left to the mark. Nobody can aim at another's key: callers name models.
-    (u64::from_le_bytes(first) >> 1).max(1)
 }
 
 impl Table {
@@ -114,7 +100,7 @@ impl Table {
             Some(index) => index,
             None => self.take_over(mapped, key, parts, takeover)?,
         };
-        self.write_text(mapped, index, parts);
+        self.write_text(mapped, index, key, parts);
         Some(index)
     }
 
@@ -158,7 +144,7 @@ impl Table {
             self.word(mapped, index, nth).store(0, Ordering::Relaxed);
         }
         (takeover.forget)(index);
-        self.write_text(mapped, index, parts);
+        self.write_text(mapped, index, key, parts);
         self.word(mapped, index, 0).store(key, Ordering::Release);
         Some(index)
     }
@@ -174,36 +160,34 @@ impl Table {
         })
     }
 
-    fn write_text(&self, mapped: &MappedFile, index: usize, parts: &[&str]) {
+    /// Write an entry's text, unless it is there.
+    fn write_text(&self, mapped: &MappedFile, index: usize, key: u64, parts: &[&str]) {
         let Some(texts) = self.texts else { return };
-        let offset = texts + index * TEXT_BYTES;
-        let (lengths, words) = encode_text(parts);
-        let used = words_of(lengths);
-        let is_right = mapped.word(offset).load(Ordering::Acquire) == lengths
-            && (0..used).all(|nth| {
-                mapped.word(offset + 8 + nth * 8).load(Ordering::Relaxed) == words[nth]
-            });
-        if is_right {
+        let block = mapped.words(texts + index * TEXT_BYTES, TEXT_BYTES / 8);
+        let [owner, lengths, words @ ..] = block else { return };
+        if owner.load(Ordering::Acquire) == key {
             return;
         }
-        for (nth, word) in words.iter().enumerate().take(used) {
-            mapped.word(offset + 8 + nth * 8).store(*word, Ordering::Relaxed);
+        owner.store(0, Ordering::Relaxed);
+        let text = encode_text(parts);
+        for (word, value) in words.iter().zip(text.words) {
+            word.store(value, Ordering::Relaxed);
         }
-        mapped.word(offset).store(lengths, Ordering::Release);
+        lengths.store(text.lengths, Ordering::Relaxed);
+        owner.store(key, Ordering::Release);
     }
 
     /// The parts of an entry's text; None where it was never written whole.
     pub(super) fn text(&self, mapped: &MappedFile, index: usize) -> Option<Vec<String>> {
-        let offset = self.texts? + index * TEXT_BYTES;
-        let lengths = mapped.word(offset).load(Ordering::Acquire);
-        if lengths == 0 {
+        let block = mapped.words(self.texts? + index * TEXT_BYTES, TEXT_BYTES / 8);
+        let [owner, lengths, words @ ..] = block else { return None };
+        let key = self.word(mapped, index, 0).load(Ordering::Acquire);
+        if owner.load(Ordering::Acquire) != key {
             return None;
         }
-        let mut bytes = Vec::with_capacity(TEXT_BYTES);
-        for nth in 0..words_of(lengths).min(TEXT_WORDS) {
-            let word = mapped.word(offset + 8 + nth * 8).load(Ordering::Relaxed);
-            bytes.extend_from_slice(&word.to_le_bytes());
-        }
+        let lengths = lengths.load(Ordering::Relaxed);
+        let bytes: Vec<u8> =
+            words.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
         let mut from = 0;
         let mut parts = Vec::with_capacity(PARTS_MAX);
         for part in 0..PARTS_MAX {
@@ -222,13 +206,14 @@ fn length_of(lengths: u64, part: usize) -> Option<usize> {
     ((lengths >> (part * 16)) as u16).checked_sub(1).map(usize::from)
 }
 
-fn words_of(lengths: u64) -> usize {
-    let bytes: usize = (0..PARTS_MAX).filter_map(|part| length_of(lengths, part)).sum();
-    bytes.div_ceil(8).min(TEXT_WORDS)
+/// A text as it lies in the file.
+struct Text {
+    lengths: u64,
+    words: [u64; TEXT_WORDS],
 }
 
-/// Lengths and words of a text; what does not fit is cut, as it is for people only.
-fn encode_text(parts: &[&str]) -> (u64, [u64; TEXT_WORDS]) {
+/// Encode a text; what does not fit is cut, as it is for people only.
+fn encode_text(parts: &[&str]) -> Text {
     let mut bytes = [0_u8; TEXT_WORDS * 8];
     let (mut from, mut lengths) = (0, 0_u64);
     for (place, part) in parts.iter().enumerate().take(PARTS_MAX) {
@@ -236,9 +221,7 @@ fn encode_text(parts: &[&str]) -> (u64, [u64; TEXT_WORDS]) {
         while !part.is_char_boundary(length) {
             length -= 1;
         }
-        if let Some(room) = bytes.get_mut(from..from + length) {
-            room.copy_from_slice(&part.as_bytes()[..length]);
-        }
+        bytes[from..from + length].copy_from_slice(&part.as_bytes()[..length]);
         from += length;
         lengths |= (length as u64 + 1) << (place * 16);
     }
@@ -246,5 +229,5 @@ fn encode_text(parts: &[&str]) -> (u64, [u64; TEXT_WORDS]) {
     for (word, eight) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = eight.first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight));
     }
-    (lengths, words)
+    Text { lengths, words }
 }
