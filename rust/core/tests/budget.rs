@@ -34,7 +34,8 @@ fn compiled(documents: &[Value]) -> Budgets {
             serde_json::from_value(whole).unwrap()
         })
         .collect();
-    Budgets::compile(documents, &PROJECTS, &|_| Ok(Flat::direct(0, "small", "small"))).unwrap()
+    Budgets::compile(documents, &PROJECTS, &|_, _| Ok(Flat::direct(0, "small", "small")))
+        .unwrap()
 }
 
 // Decisions.
