@@ -799,15 +799,13 @@ def check_rule(text: str, *, answers: bool) -> RuleReport:
     """
 
 def evaluate_rule(
-    text: str,
-    values: dict[str, None | bool | float | str | tuple[float, float]],
-    *,
-    answers: bool,
+    text: str, values: dict[str, object], *, answers: bool
 ) -> bool | Literal["open"] | None:
     """Evaluate a rule, for tests and documents.
 
     Args:
-        values: By variable; what is missing is null. A tuple of two numbers is a span.
+        values: None, bool, number or text by variable; what is missing is null. A tuple of
+            two numbers is a span.
 
     Returns:
         What it says; None: null; `open`: the span leaves it undecided.

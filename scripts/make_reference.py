@@ -8,18 +8,27 @@ Usage: python scripts/make_reference.py
 
 import argparse
 import importlib
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from modelux._native import (
+    RULE_DEPTH_MAX,
+    RULE_FUNCTIONS,
+    RULE_NODES_MAX,
+    RULE_TEXT_BYTES_MAX,
+    RULE_VARIABLES,
+)
 from modelux.cli.main import WORDS
 from modelux.config.model import reference
 from modelux.control.metrics import METRICS
 from modelux.errors import ROWS
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
+VECTORS: Final = FOLDER.parent.parent / "tests" / "vectors" / "rules.json"
 PLACE: Final = re.compile(r"(?<=<!-- made: )(\w+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 
@@ -104,11 +113,88 @@ def config() -> str:
     return "".join(parts)
 
 
+def rule_limits() -> str:
+    """Return what bounds a rule."""
+    return table(
+        ("limit", "most"),
+        [
+            ("bytes of text", f"{RULE_TEXT_BYTES_MAX:,}"),
+            ("values, variables, operators and calls", f"{RULE_NODES_MAX:,}"),
+            ("depth: parentheses, lists, arguments, `!` and `-`, choices", f"{RULE_DEPTH_MAX}"),
+            ("an integer", "2^53"),
+        ],
+    )
+
+
+def rule_variables() -> str:
+    """Return every variable of rules."""
+    answers = {True: "answers", False: ""}
+    return table(
+        ("variable", "type", "only in rules about", "meaning"),
+        [
+            (f"`{name}`", kind, answers[in_answers], meaning)
+            for name, kind, in_answers, meaning in RULE_VARIABLES
+        ],
+    )
+
+
+def rule_functions() -> str:
+    """Return every function of rules."""
+    return table(
+        ("function", "gives"), [(f"`{form}`", meaning) for form, meaning in RULE_FUNCTIONS]
+    )
+
+
+def rule_examples() -> str:
+    """Return those of the vectors that say why, by topic."""
+    vectors = json.loads(VECTORS.read_text("utf-8"))
+    parts = []
+    for topic, title in vectors["topics"].items():
+        rows = []
+        for case in vectors["cases"]:
+            if case["topic"] == topic and "why" in case:
+                # A list is two numbers between which the value lies.
+                given = [
+                    f"`{name}` {'between' if isinstance(value, list) else '='} "
+                    + " and ".join(
+                        f"`{json.dumps(part, ensure_ascii=False)}`"
+                        for part in (value if isinstance(value, list) else [value])
+                    )
+                    for name, value in case["values"].items()
+                ]
+                says = json.dumps(case["says"]).strip('"')
+                rows.append((f"`{case['text']}`", ", ".join(given), says, case["why"]))
+        parts.append(f"\n### {title}\n\n{table(('rule', 'with', 'says', 'for'), rows)}")
+    return "".join(parts)
+
+
+def rule_faults() -> str:
+    """Return some of the vectors that are no rules."""
+    vectors = json.loads(VECTORS.read_text("utf-8"))
+    return table(
+        ("text", "line, column", "said of it"),
+        [
+            (
+                f"`{' ⏎ '.join(fault['text'].splitlines())}`",
+                f"{fault['line']}, {fault['column']}",
+                fault["message"],
+            )
+            for fault in vectors["faults"]
+            if "shown" in fault
+        ],
+    )
+
+
 TABLES: Final[Mapping[str, Callable[[], str]]] = {
     "errors": errors,
     "commands": commands,
     "config": config,
     "metrics": metrics,
+    "rule_limits": rule_limits,
+    "rule_variables": rule_variables,
+    "rule_functions": rule_functions,
+    "rule_examples": rule_examples,
+    "rule_faults": rule_faults,
 }
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from modelux._native import check_rule
 from scripts.make_reference import FOLDER, PLACE, TABLES, renewed, table
 
 
@@ -28,3 +29,10 @@ def test_only_what_lies_in_its_place_is_renewed() -> None:
 
 def test_a_bar_in_a_cell_does_not_split_it() -> None:
     assert table(("a",), [("x|y",)]) == "| a |\n| --- |\n| x\\|y |\n"
+
+
+def test_the_rules_on_top_of_their_page_are_sound() -> None:
+    page = (FOLDER / "rules.md").read_text("utf-8")
+    rules = page.partition("```cel\n")[2].partition("```")[0].splitlines()
+    assert len(rules) > 3
+    assert [check_rule(rule, answers=False).fault for rule in rules] == [None] * len(rules)

@@ -260,8 +260,8 @@ impl Checker<'_, '_> {
     }
 
     fn variable(&mut self, first: usize, count: usize) -> Result<Type, RuleFault> {
-        let (var, at) = vars::resolve(&self.tree.segments[first..first + count], self.place)?;
-        let kind = var.kind();
+        let path = &self.tree.segments[first..first + count];
+        let (var, kind, at) = vars::resolve(path, self.place)?;
         let known = self.vars.iter().position(|known| *known == var);
         let index = known.unwrap_or_else(|| {
             self.vars.push(var);
@@ -283,7 +283,7 @@ impl Checker<'_, '_> {
             }
             if !found.goes_with(kind) {
                 return Err(self.start(item).fault(format!(
-                    "the elements of a list have one type, but this is {} behind {}",
+                    "the elements of a list have one type, but this is {} after {}",
                     found.phrase(),
                     kind.phrase()
                 )));
@@ -311,6 +311,9 @@ impl Checker<'_, '_> {
         }
         if !one.goes_with(other) {
             let hint = match (&self.tree.node(left).kind, &self.tree.node(right).kind) {
+                (Kind::Compare(..), _) => {
+                    ": comparisons are joined by `&&`, as in `1 < x && x < 3`".to_owned()
+                }
                 (Kind::Number(n), Kind::Path { .. }) | (Kind::Path { .. }, Kind::Number(n))
                     if one == Type::Text || other == Type::Text =>
                 {

@@ -166,9 +166,17 @@ impl<'t> Lexer<'t> {
         let written = &rest[..rest.len() - self.rest().len()];
         let shown = crate::text::shown(written);
         if let Some('a'..='z' | 'A'..='Z' | '_') = self.peek() {
-            return Err(at.fault(format!(
-                "the number `{shown}` runs into a letter: numbers are decimal, without a suffix"
-            )));
+            let is_field = self.text[..self.offset - written.len()].ends_with('.');
+            return Err(at.fault(if is_field {
+                "a name cannot begin with a digit: write it in brackets and quotes, as in \
+                 `tags['2fa']`"
+                    .to_owned()
+            } else {
+                format!(
+                    "the number `{shown}` runs into a letter: numbers are decimal, without a \
+                     suffix"
+                )
+            }));
         }
         let number: f64 = written.parse().map_err(|_| {
             at.fault(format!("`{shown}` is not a number: its exponent is missing"))
@@ -295,10 +303,9 @@ impl<'t> Lexer<'t> {
             ('&', _) => return Err(self.at.fault("`&` is written `&&`, or `and`")),
             ('|', _) => return Err(self.at.fault("`|` is written `||`, or `or`")),
             ('%', _) => return Err(self.at.fault("`%` is not part of the rule language")),
-            ('“' | '”' | '‘' | '’', _) => {
-                return Err(self
-                    .at
-                    .fault(format!("`{first}` is not a quote: use `'` or `\"`")));
+            ('“' | '”' | '‘' | '’' | '`', _) => {
+                let message = format!("{first} is not a quote: use ' or \"");
+                return Err(self.at.fault(message));
             }
             _ => {
                 return Err(self.at.fault(format!(

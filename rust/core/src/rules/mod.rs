@@ -193,7 +193,6 @@ pub fn variable(name: &str) -> Result<(Var, &'static str), RuleFault> {
     let parse::Kind::Path { first, count } = node.kind else {
         return Err(node.at.fault("this is not a variable's name"));
     };
-    let (var, _) = vars::resolve(&tree.segments[first..first + count], Place::Answer)?;
-    let kind = var.kind().noun();
-    Ok((var, kind))
+    let path = &tree.segments[first..first + count];
+    vars::resolve(path, Place::Answer).map(|(var, kind, _)| (var, kind.noun()))
 }

@@ -537,6 +537,9 @@ impl<'t> Parser<'t> {
                 Ok(inner)
             }
             Token::Sign(Sign::OpenList) => self.list(at),
+            Token::Sign(Sign::Dot) => {
+                Err(at.fault("no value begins with a dot: a fraction is written `0.5`"))
+            }
             _ => Err(self.unexpected("a value")),
         }
     }

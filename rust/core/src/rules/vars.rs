@@ -1,6 +1,5 @@
 //! The variables of rules: one table, which the checker, the reference and the tests read.
 
-use std::borrow::Cow;
 use std::fmt::{self, Display, Formatter};
 
 use super::check::Type;
@@ -138,14 +137,6 @@ impl Var {
             Self::Budget { name, .. } => name.as_deref(),
             _ => None,
         }
-    }
-
-    /// What it holds where it is not null.
-    pub(super) fn kind(&self) -> Type {
-        VARIABLES
-            .iter()
-            .find(|row| (row.make)(self.key()) == *self)
-            .map_or(Type::Null, |r| r.kind)
     }
 
     /// What stands in brackets, or behind `tags.`; empty without one.
@@ -502,8 +493,11 @@ pub static VARIABLES: [VariableRow; 39] = [
     ),
 ];
 
-/// The variable that was written, and where its key or else its name stands.
-pub(super) fn resolve(path: &[Segment<'_>], place: Place) -> Result<(Var, At), RuleFault> {
+/// The variable that was written, its type, and where its key or else its name stands.
+pub(super) fn resolve(
+    path: &[Segment<'_>],
+    place: Place,
+) -> Result<(Var, Type, At), RuleFault> {
     let Some(at) = path.first().map(|segment| segment.at) else {
         return Err(At { line: 1, column: 1 }.fault("a variable has no name"));
     };
@@ -519,7 +513,7 @@ pub(super) fn resolve(path: &[Segment<'_>], place: Place) -> Result<(Var, At), R
         if row.keyed != Keyed::No && key.is_empty() {
             return Err(key_at.fault("the name is empty"));
         }
-        return Ok(((row.make)(key), key_at));
+        return Ok(((row.make)(key), row.kind, key_at));
     }
     Err(at.fault(unknown(path)))
 }
@@ -527,9 +521,8 @@ pub(super) fn resolve(path: &[Segment<'_>], place: Place) -> Result<(Var, At), R
 /// What to say of a variable that is not in the table.
 fn unknown(path: &[Segment<'_>]) -> String {
     let written = written(path);
+    let called = format!("no variable is called `{}`", shown(&written));
     let root = path.first().map_or("", |segment| segment.text.as_ref());
-    let key = path.get(1).map(|segment| segment.text.as_ref());
-    let is_root = |row: &&VariableRow| row.root == root;
     if root == "tags" {
         return if path.len() == 1 {
             "`tags` is a table: name a tag, as in `tags.tier`".to_owned()
@@ -541,38 +534,52 @@ fn unknown(path: &[Segment<'_>]) -> String {
             )
         };
     }
-    let is_keyed = VARIABLES.iter().find(is_root).is_some_and(|row| row.keyed == Keyed::Quoted);
-    let is_table = path.len() == 1 || is_keyed && path.len() == 2 && path[1].is_quoted;
-    if is_table && VARIABLES.iter().any(|row| is_root(&row)) {
-        let key = if path.len() == 1 { None } else { key };
-        let names = VARIABLES.iter().filter(is_root).map(|row| format!("`{}`", row.named(key)));
-        return format!("`{}` is a table: write {}", shown(&written), listed(names));
+    let key = path.get(1).filter(|key| key.is_quoted || path.len() > 2);
+    let key = key.map(|segment| segment.text.as_ref());
+    let rows: Vec<&VariableRow> = VARIABLES.iter().filter(|row| row.root == root).collect();
+    if let Some(row) = rows.first()
+        && (row.keyed == Keyed::Quoted || !path.get(1).is_some_and(|key| key.is_quoted))
+    {
+        if row.field.is_empty() {
+            return format!("`{root}` has no fields, as `{}`", shown(&written));
+        }
+        let names = || listed(rows.iter().map(|row| format!("`{}`", row.named(key))));
+        if path.len() == 1 || row.keyed == Keyed::Quoted && path.len() == 2 && key.is_some() {
+            return format!("`{}` is a table: write {}", shown(&written), names());
+        }
+        let last = path.last().map_or("", |segment| segment.text.as_ref());
+        let near = nearest(last, rows.iter().map(|row| row.field));
+        let near = rows.iter().find(|row| Some(row.field) == near);
+        let begun = || rows.iter().find(|row| row.field.starts_with(last));
+        return match near.or_else(begun) {
+            Some(row) => format!("{called}: did you mean `{}`?", shown(&row.named(key))),
+            None => format!("{called}: there are {}", names()),
+        };
     }
-    let known: Vec<Cow<'static, str>> = VARIABLES
-        .iter()
-        .map(|row| match (row.keyed, key) {
-            (Keyed::Either, None) => Cow::Borrowed("tags.KEY"),
-            (_, key) => Cow::Owned(row.named(key.or(Some("NAME")))),
-        })
-        .collect();
-    let last = path.last().map_or("", |segment| segment.text.as_ref());
+    let plain = path.get(1).map(|segment| segment.text.as_ref());
+    let known: Vec<String> = VARIABLES.iter().map(|row| row.named(key.or(plain))).collect();
+    let near = nearest(&written, known.iter().map(String::as_str)).map(str::to_owned);
+    // Those who leave out the table: `input_tokens`.
     let by_field = || {
         let mut rows =
-            VARIABLES.iter().filter(|row| row.keyed == Keyed::No && row.field == last);
+            VARIABLES.iter().filter(|row| row.keyed == Keyed::No && row.field == root);
         match (rows.next(), rows.next()) {
-            (Some(row), None) => Some(row.name()),
+            (Some(row), None) if path.len() == 1 => Some(row.name()),
             _ => None,
         }
     };
-    let near = nearest(&written, known.iter().map(AsRef::as_ref)).map(str::to_owned);
-    let hint = match near.or_else(by_field) {
-        Some(near) => format!("did you mean `{}`?", shown(&near)),
-        None if path.len() == 1 => {
-            format!("a tag is written `tags.{}`, and a text in quotes", shown(&written))
+    match near.or_else(by_field) {
+        Some(near) => format!("{called}: did you mean `{}`?", shown(&near)),
+        None if path.len() == 1 => format!(
+            "{called}: a tag is written `tags.{}`, and a text in quotes",
+            shown(&written)
+        ),
+        None => {
+            let mut roots: Vec<&str> = VARIABLES.iter().map(|row| row.root).collect();
+            roots.dedup();
+            format!("{called}: names begin with `{}`", roots.join("`, `"))
         }
-        None => "see the table of variables".to_owned(),
-    };
-    format!("no variable is called `{}`: {hint}", shown(&written))
+    }
 }
 
 /// The name as it was written, with single quotes.
