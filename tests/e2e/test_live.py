@@ -74,6 +74,9 @@ def test_the_report_and_the_providers_are_shown_while_it_runs(gateway: Gateway) 
     assert (shown.returncode, shown.stdout.count("@production")) == (0, 1)
     (provider,) = json_of(gateway, "providers")
     assert (provider["name"], provider["status"]) == ("sim", "ok")
+    (health,) = provider["health"]
+    assert (health["model"], health["state"], health["error_rate"]) == (MODEL, "closed", 0.0)
+    assert (health["in_flight"], health["p50_latency_ms"] > 0) == (0, True)
     (credential,) = provider["credentials"]
     assert credential["status"] == "ok"
     assert credential["fingerprint"].endswith(f"...{PROVIDER_KEY[-4:]}")

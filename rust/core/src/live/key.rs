@@ -1,9 +1,9 @@
 //! Keys of entries: a keyed hash of the text that an entry stands for.
 //!
 //! Callers name models, so the key of the hash is drawn anew for each file and stays in it: nobody
-//! outside can make two names collide. It is `SipHash` with one round a word and three at the
-//! end, as the maps of the standard library use it; a text is found several times a request, and
-//! SHA-256 would take ten times as long.
+//! outside can make two names collide. The hash is that of the standard library's maps (Sip, one
+//! round a word and three at the end), whose own may change with each release. A text is looked
+//! for several times a request, and SHA-256 would take ten times as long.
 
 use std::hash::{BuildHasher, RandomState};
 
