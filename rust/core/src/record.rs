@@ -575,10 +575,16 @@ fn push_candidate(out: &mut Vec<u8>, leaf: &Leaf, candidate: &Candidate, state: 
     object.maybe_text(key!("reject_reason"), candidate.reject_reason);
     object.usd(key!("est_cost_usd"), state.cost_nusd);
     let latency_us = state.ttft_us.or(state.total_us);
-    object.figure(key!("latency_ms"), latency_us.map(|us| f64::from(us) / US_PER_MS));
+    object.ms(key!("latency_ms"), latency_us.map(whole_us));
     object.text(key!("health"), state.health.name());
     object.figure(key!("score"), candidate.score);
     object.close();
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "a latency is far below 2^64 µs")]
+#[expect(clippy::cast_sign_loss, reason = "a latency is positive")]
+fn whole_us(us: f32) -> u64 {
+    us as u64
 }
 
 /// The figures that this decision read, so that it can be made again from its record.
@@ -599,7 +605,12 @@ fn push_inputs(object: &mut Object<'_>, plan: &Plan) {
                 object.close();
             });
         }
-        if flat.leaves.len() > 1 || !state.named.is_empty() {
+        let is_plain = |target: &TargetState| {
+            target.health == Health::Closed && target.keys == Keys::Usable
+        };
+        // Where only health is asked for, all being well is all there is to say.
+        let is_read = flat.needs.costs || flat.needs.latency || !state.named.is_empty();
+        if is_read || !state.leaves.iter().all(is_plain) {
             inputs.list(key!("targets"), state.leaves.iter(), push_target_state);
             if !state.named.is_empty() {
                 let named = flat.named.iter().zip(&state.named);

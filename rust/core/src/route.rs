@@ -3,12 +3,12 @@
 //! `routing::decide` is pure; here is what feeds it in live traffic: prices, what was learnt, the
 //! live state that all workers share, and the rows of budgets.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 
 use crate::bound;
 use crate::learnt::Learnt;
-use crate::live::{self, Live, SizeClass, TargetId};
+use crate::live::{self, CredentialId, Live, MarkId, SizeClass, TargetId};
 use crate::models::ModelInfo;
 use crate::pricing::{self, Catalogue, Price};
 use crate::request::{allows_model, capability};
@@ -52,6 +52,16 @@ pub(crate) struct Memo {
     at_s: i64,
     leaves: Vec<Known>,
     named: Vec<Known>,
+}
+
+/// Where a target is remembered, looked up once: a place is checked whenever it is used.
+#[derive(Debug, Clone)]
+pub(crate) struct Ids {
+    pub(crate) target: TargetId,
+    /// Of each credential of its provider.
+    pub(crate) credentials: Vec<CredentialId>,
+    /// What counts how often it was used; none outside of a config.
+    pub(crate) mark: Option<MarkId>,
 }
 
 /// Where the requests of one conversation are known by: 0 for none.
@@ -126,15 +136,17 @@ impl World {
         let class = size_class(asking.facts);
         let has_costs = flat.needs.costs || asking.is_dry;
         let has_latency = flat.needs.latency || asking.is_dry;
+        let ids = self.ids(asking.snapshot, flat);
         let leaves = flat
             .leaves
             .iter()
             .enumerate()
             .map(|(at, leaf)| {
                 let provider = &asking.snapshot.providers[leaf.provider];
-                let mut state = self.target(asking, provider, leaf, class, has_latency);
+                let ids = &ids[at];
+                let mut state = self.target(asking, provider, leaf, ids, class, has_latency);
                 if let (true, Some(memo)) = (has_costs, &memo) {
-                    self.price(asking, provider, leaf, &memo.leaves[at], &mut state);
+                    self.price(asking, provider, leaf, ids, &memo.leaves[at], &mut state);
                 }
                 state
             })
@@ -144,12 +156,13 @@ impl World {
                 .named
                 .iter()
                 .zip(&memo.named)
-                .map(|(named, known)| {
+                .zip(self.named_ids(asking.snapshot, flat))
+                .map(|((named, known), ids)| {
                     let provider = &asking.snapshot.providers[named.provider];
                     let leaf = Flat::direct(named.provider, &named.model, &named.model);
                     let leaf = &leaf.leaves[0];
-                    let mut state = self.target(asking, provider, leaf, class, true);
-                    self.price(asking, provider, leaf, known, &mut state);
+                    let mut state = self.target(asking, provider, leaf, ids, class, true);
+                    self.price(asking, provider, leaf, ids, known, &mut state);
                     state
                 })
                 .collect(),
@@ -193,6 +206,36 @@ impl World {
             .collect()
     }
 
+    /// Where the leaves of a config are remembered.
+    pub(crate) fn ids<'f>(&self, snapshot: &Snapshot, flat: &'f Flat) -> &'f [Ids] {
+        flat.ids.get_or_init(|| {
+            let leaves = flat.leaves.iter();
+            leaves
+                .map(|leaf| self.ids_of(snapshot, leaf.provider, &leaf.model, &leaf.mark))
+                .collect()
+        })
+    }
+
+    /// Where the models are remembered that expressions name.
+    fn named_ids<'f>(&self, snapshot: &Snapshot, flat: &'f Flat) -> &'f [Ids] {
+        flat.named_ids.get_or_init(|| {
+            let named = flat.named.iter();
+            named.map(|named| self.ids_of(snapshot, named.provider, &named.model, "")).collect()
+        })
+    }
+
+    fn ids_of(&self, snapshot: &Snapshot, provider: usize, model: &str, mark: &str) -> Ids {
+        let provider = &snapshot.providers[provider];
+        let credentials = provider.credentials.iter();
+        Ids {
+            target: self.live.target(&provider.name, model),
+            credentials: credentials
+                .map(|credential| self.live.credential(&provider.name, &credential.id))
+                .collect(),
+            mark: (!mark.is_empty()).then(|| self.live.mark(mark)),
+        }
+    }
+
     fn memo(&self, snapshot: &Snapshot, flat: &Flat, unix_s: i64) -> Rc<Memo> {
         let mut kept = flat.memo.borrow_mut();
         if let Some(memo) =
@@ -218,15 +261,16 @@ impl World {
         asking: &Asking<'_>,
         provider: &Provider,
         leaf: &Leaf,
+        ids: &Ids,
         class: SizeClass,
         has_latency: bool,
     ) -> TargetState {
         let live = &self.live;
-        let target = live.target(&provider.name, &leaf.model);
+        let target = ids.target;
         let view = live.read(target, asking.now_us);
         let mut state = TargetState {
             health: health(view.health, asking.now_us),
-            keys: self.keys(provider, leaf, target, asking.now_us),
+            keys: self.keys(provider, leaf, ids, asking.now_us),
             error_rate: view.error_rate,
             in_flight: view.in_flight,
             ..TargetState::default()
@@ -240,18 +284,20 @@ impl World {
         state
     }
 
-    fn keys(&self, provider: &Provider, leaf: &Leaf, target: TargetId, now_us: u64) -> Keys {
+    fn keys(&self, provider: &Provider, leaf: &Leaf, ids: &Ids, now_us: u64) -> Keys {
         let mut soonest_us = u64::MAX;
         let mut is_rejected = false;
         for (index, credential) in provider.credentials.iter().enumerate() {
             if leaf.credential.is_some_and(|pinned| pinned != index) {
                 continue;
             }
-            if let Some(until_us) = self.live.cooling_until_us(target, &credential.id, now_us) {
+            if let Some(until_us) =
+                self.live.cooling_until_us(ids.target, &credential.id, now_us)
+            {
                 soonest_us = soonest_us.min(until_us);
                 continue;
             }
-            let id = self.live.credential(&provider.name, &credential.id);
+            let id = ids.credentials[index];
             if self.live.is_rejected(id, now_us, credential.secret_hash()) {
                 is_rejected = true;
                 continue;
@@ -271,6 +317,7 @@ impl World {
         asking: &Asking<'_>,
         provider: &Provider,
         leaf: &Leaf,
+        ids: &Ids,
         known: &Known,
         state: &mut TargetState,
     ) {
@@ -291,7 +338,7 @@ impl World {
         let live = &self.live;
         let learnt = live.route_target(project, slug, &provider.name, &leaf.model);
         state.output_tokens = share(limit, live.output_share(learnt));
-        let target = live.target(&provider.name, &leaf.model);
+        let target = ids.target;
         let warm = match asking.prefix {
             0 => 0,
             prefix => live.warm_tokens(prefix, target, asking.now_us),
@@ -386,3 +433,6 @@ fn has_dimensions(model: &str, wanted: u64) -> bool {
 
 /// A place for the memo of one config.
 pub(crate) type MemoCell = RefCell<Option<Rc<Memo>>>;
+
+/// A place for what is looked up once.
+pub(crate) type IdsCell = OnceCell<Vec<Ids>>;

@@ -36,10 +36,8 @@ impl Plan {
         }
         let mut index = index;
         while self.choice.decision.candidates[index].is_probe {
-            let leaf = &flat.leaves[index];
-            let provider = &self.snapshot.providers[leaf.provider];
-            let live = &self.world.live;
-            if live.take_probe(live.target(&provider.name, &leaf.model), now_us) {
+            let target = self.world.ids(&self.snapshot, flat)[index].target;
+            if self.world.live.take_probe(target, now_us) {
                 break;
             }
             let order = &self.choice.decision.order;
@@ -71,16 +69,16 @@ impl Plan {
             None if provider.credentials.len() == 1 => 0,
             // Where every key was refused one of them is used all the same.
             None => self
-                .pick_credential(leaf, now_us)
+                .pick_credential(flat.flat(), index, now_us)
                 .unwrap_or_else(|| by_weight(provider, &self.subject.id)),
         };
         let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
         self.price =
             self.snapshot.price(&self.world.catalogue, leaf.provider, &leaf.model, at_unix_s);
-        let live = &self.world.live;
-        let target = live.target(&provider.name, &leaf.model);
-        if !leaf.mark.is_empty() && !self.is_dry {
-            live.touch(live.mark(&leaf.mark), self.unix_now_us(now_us) / 1_000_000);
+        let ids = &self.world.ids(&self.snapshot, flat.flat())[index];
+        let target = ids.target;
+        if let (Some(mark), false) = (ids.mark, self.is_dry) {
+            self.world.live.touch(mark, self.unix_now_us(now_us) / 1_000_000);
         }
         self.phase = Phase::Head;
         self.pending.clear();
@@ -360,7 +358,7 @@ impl Plan {
             && provider.credentials.len() > 1
             && self.provider_key_for(target.provider).is_none()
             && target.goes_on_for(failed_by)
-            && self.pick_credential(target, now_us).is_some()
+            && self.pick_credential(self.choice.flat.flat(), leaf, now_us).is_some()
     }
 }
 

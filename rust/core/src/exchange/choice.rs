@@ -12,7 +12,7 @@ use crate::request::FlatRef;
 use crate::route::{self, Asking};
 use crate::routing::decide::{self, Decision, Stop};
 use crate::routing::state::{BudgetState, Tokens};
-use crate::routing::{FailedBy, Leaf, Own};
+use crate::routing::{FailedBy, Flat, Leaf, Own};
 use crate::snapshot::Provider;
 use crate::text::listed;
 use crate::tokens::{self, Vocabulary};
@@ -292,7 +292,9 @@ impl Plan {
             }
             live.total(attempt.live, self.class, now_us.saturating_sub(sent_us), now_us);
         }
-        if let Some(usage) = usage {
+        // Only who chooses by cost, or names costs in a rule, ever asks for it.
+        let needs = self.choice.flat.flat().needs;
+        if let (Some(usage), true) = (usage, needs.costs || needs.named) {
             self.learn_costs(attempt, usage, now_us);
         }
     }
@@ -303,7 +305,9 @@ impl Plan {
         let credential = &provider.credentials[attempt.credential];
         // A key that the caller brought says nothing about ours.
         let is_ours = self.provider_key_for(attempt.target().provider).is_none();
-        let id = live.credential(&provider.name, &credential.id);
+        let flat = attempt.flat.flat();
+        let ids = &self.world.ids(&self.snapshot, flat)[attempt.leaf];
+        let id = ids.credentials[attempt.credential];
         match (outcome, attempt.status) {
             (Outcome::Ok, _) => {
                 if is_ours {
@@ -394,10 +398,16 @@ impl Plan {
     ///
     /// By weight, from a hash of the request's id, among those that may be used and that this
     /// request has not been refused with.
-    pub(super) fn pick_credential(&self, target: &Leaf, now_us: u64) -> Option<usize> {
+    pub(super) fn pick_credential(
+        &self,
+        flat: &Flat,
+        leaf: usize,
+        now_us: u64,
+    ) -> Option<usize> {
+        let target = &flat.leaves[leaf];
         let provider = &self.snapshot.providers[target.provider];
         let live = &self.world.live;
-        let id = live.target(&provider.name, &target.model);
+        let ids = &self.world.ids(&self.snapshot, flat)[leaf];
         let is_refused = |index: usize| {
             self.attempts.iter().any(|attempt| {
                 attempt.credential == index
@@ -412,9 +422,9 @@ impl Plan {
             .map(|(index, credential)| {
                 let is_usable = target.credential.is_none_or(|pinned| pinned == index)
                     && !is_refused(index)
-                    && live.cooling_until_us(id, &credential.id, now_us).is_none()
+                    && live.cooling_until_us(ids.target, &credential.id, now_us).is_none()
                     && !live.is_rejected(
-                        live.credential(&provider.name, &credential.id),
+                        ids.credentials[index],
                         now_us,
                         credential.secret_hash(),
                     );

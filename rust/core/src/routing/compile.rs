@@ -11,7 +11,7 @@ use super::{
     LEAVES_MAX, LIMIT_MS_MAX, Leaf, RetryOn, Strategy, TIMEOUT_MS,
 };
 use crate::answers::Validity;
-use crate::route::MemoCell;
+use crate::route::{IdsCell, MemoCell};
 use crate::rules::{Place, Rule, Var};
 use crate::snapshot::Provider;
 
@@ -180,6 +180,8 @@ impl Flat {
             needs: Needs::default(),
             shadow: None,
             memo: MemoCell::default(),
+            ids: IdsCell::default(),
+            named_ids: IdsCell::default(),
         };
         let context = Context {
             limits: Limits::default(),

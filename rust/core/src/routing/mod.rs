@@ -16,7 +16,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use crate::route::MemoCell;
+use crate::route::{IdsCell, MemoCell};
 
 pub(crate) use compile::{Accept, Config, Ensemble, Named, Needs, Own, Shadow, Validate};
 pub use node::{Aggregation, Metric, Node};
@@ -281,6 +281,10 @@ pub struct Flat {
     pub(crate) shadow: Option<Shadow>,
     /// Prices and models of the leaves, kept for a minute.
     pub(crate) memo: MemoCell,
+    /// Where the leaves are remembered.
+    pub(crate) ids: IdsCell,
+    /// Where the models are remembered that expressions name.
+    pub(crate) named_ids: IdsCell,
 }
 
 /// What follows a failed attempt.
@@ -330,6 +334,8 @@ impl Flat {
             needs: Needs::default(),
             shadow: None,
             memo: MemoCell::default(),
+            ids: IdsCell::default(),
+            named_ids: IdsCell::default(),
         }
     }
 
