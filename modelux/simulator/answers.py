@@ -6,10 +6,11 @@ a fixed list, some of them beyond ASCII, so that a cut can fall inside a charact
 
 import array
 import base64
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import shake_256
-from itertools import islice
+from itertools import cycle, islice
 from typing import Final, assert_never
 
 import orjson
@@ -37,6 +38,7 @@ WORDS: Final = (
 SPLIT_WORD: Final = " \u6771"
 """A token that a cut can fall inside of: its character has three bytes."""
 
+_WORD: Final = re.compile(r"\s*\S+")
 _BYTE_FLOATS: Final = tuple((byte - 127.5) / 2048 for byte in range(256))
 _LIMIT_HEADERS: Final = (
     (b"x-ratelimit-limit-requests", b"5000"),
@@ -78,11 +80,16 @@ class Draft:
     input_tokens: int
     output_tokens: int
     finish: str
+    words: tuple[str, ...]
+    """What it says, a token each; said again from the start where there are too few."""
 
 
 def draft_answer(ask: Ask, settings: Settings, chance: Chance, request_id: str) -> Draft:
     """Decide how long the answer is and how it ends."""
+    words = WORDS if settings.text is None else tuple(_WORD.findall(settings.text))
     wanted = min(TOKENS_MAX, max(0, round(settings.tokens.draw(chance))))
+    if settings.text is not None:
+        wanted = len(words)
     limit = None if settings.ignore_limit else ask.output_tokens_max
     allowed = wanted if limit is None else min(wanted, limit)
     cut = "length" if allowed < wanted else "stop"
@@ -97,6 +104,7 @@ def draft_answer(ask: Ask, settings: Settings, chance: Chance, request_id: str) 
         else settings.input_tokens,
         output_tokens=0 if ask.shape is Shape.EMBEDDINGS else allowed,
         finish="tool_calls" if calls else cut,
+        words=words,
     )
 
 
@@ -192,11 +200,8 @@ def model_card(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": CREATED_UNIX_S, "owned_by": "simulator"}
 
 
-def output_text(tokens: int, start: int = 0) -> str:
-    """Return `tokens` words, beginning with the word at `start`."""
-    rounds, rest = divmod(tokens + start, len(WORDS))
-    words = WORDS * rounds + WORDS[:rest]
-    return "".join(islice(words, start, None))
+def _output_text(draft: Draft) -> str:
+    return "".join(islice(cycle(draft.words), draft.output_tokens))
 
 
 def _usage(draft: Draft) -> bytes | None:
@@ -291,7 +296,7 @@ def _id(draft: Draft) -> bytes:
 
 
 def _choice(draft: Draft, index: int) -> bytes:
-    text = output_text(draft.output_tokens)
+    text = _output_text(draft)
     choice: dict[str, object]
     if draft.ask.shape is Shape.COMPLETIONS:
         choice = {"text": text, "index": index, "logprobs": None, "finish_reason": draft.finish}
@@ -348,7 +353,7 @@ def _stream(draft: Draft) -> Iterator[Piece]:
             yield Piece(_event(draft, opening, _delta(index, delta)), first_ms)
             first_ms = 0.0
     for number in range(draft.output_tokens):
-        word = WORDS[number % len(WORDS)]
+        word = draft.words[number % len(draft.words)]
         if draft.finish == "tool_calls":
             # The arguments are one JSON object, whichever way they are cut into tokens.
             word = ('{"text":"' if number == 0 else "") + word

@@ -47,10 +47,14 @@ from modelux.simulator.steps import Step, Wait
 BODIES_SEEN_MAX: Final = 100_000
 """Different bodies whose repeats are told apart; beyond it the count begins again."""
 
+TOLD_COUNT_MAX: Final = 1_000
+"""Models whose settings were changed while it ran; beyond it the oldest are as before."""
+
 SETTINGS_PREFIX: Final = "/_s/"
 SIMULATE_HEADER: Final = "x-simulate"
 LEDGER_PATH: Final = "/_ledger"
 TOTALS_PATH: Final = "/_ledger/totals"
+MODELS_PATH: Final = "/_models/"
 HEALTH_PATH: Final = "/healthz"
 
 
@@ -119,6 +123,7 @@ class Provider:
         self._requests_count = 0
         self._seen: dict[str, int] = {}
         self._misbehaved: dict[str, int] = {}
+        self._told: dict[str, str] = {}
 
     def play(self, incoming: Incoming, connection: int, on_connection: int) -> Playing:
         """Decide the answer to a request that has been read (or needs no reading)."""
@@ -131,6 +136,8 @@ class Provider:
             return self._plain(incoming, 200, self.ledger.totals_json())
         body = b"".join(incoming.parts)
         incoming.parts = []
+        if path.startswith(MODELS_PATH):
+            return self._tell(incoming, unquote(path.removeprefix(MODELS_PATH)), body)
         digest = sha256(body).hexdigest()
         nth = self._seen[digest] = self._seen.get(digest, -1) + 1
         if len(self._seen) > BODIES_SEEN_MAX:
@@ -184,6 +191,7 @@ class Provider:
         settings = self.options.settings
         layers = (
             self.options.models.get(ask.model, "") if ask else "",
+            self._told.get(ask.model, "") if ask else "",
             prefix,
             ask.model_settings if ask else "",
             ask.metadata_settings if ask else "",
@@ -286,6 +294,20 @@ class Provider:
 
     def _plain(self, incoming: Incoming, status: int, body: bytes) -> Playing:
         return Playing(honest_steps(_plain_answer(status, body)), None, incoming.keep_alive)
+
+    def _tell(self, incoming: Incoming, model: str, body: bytes) -> Playing:
+        """Change how a model's requests are answered from now on."""
+        if incoming.method != "PUT":
+            return self._plain(incoming, 405, b'{"error":"only PUT is allowed"}')
+        try:
+            text = body.decode()
+            parse_settings(text, self.options.settings)
+        except (SettingsError, UnicodeDecodeError) as error:
+            return self._plain(incoming, 400, orjson.dumps({"error": str(error)}))
+        self._told[model] = text
+        if len(self._told) > TOLD_COUNT_MAX:
+            del self._told[next(iter(self._told))]
+        return self._plain(incoming, 200, orjson.dumps({"model": model, "settings": text}))
 
     def _ledger(self, incoming: Incoming, query: str) -> Playing:
         if incoming.method == "DELETE":

@@ -16,6 +16,7 @@ from enum import StrEnum, unique
 from hashlib import sha256
 from statistics import NormalDist
 from typing import Final, TypeVar
+from urllib.parse import unquote
 
 TOKENS_MAX: Final = 1_000_000
 """Output tokens of one answer; a longer one is a typing mistake."""
@@ -254,6 +255,9 @@ class Settings:
     )
     tokens: Spread = _setting(
         Spread(16), _parse_spread, "output tokens: N or lognormal:MEDIAN:SIGMA"
+    )
+    text: str | None = _setting(
+        None, unquote, "say this, a token a word, in place of `tokens` words; %XX is decoded"
     )
     input_tokens: int | None = _setting(
         None, _parse_count, "input tokens billed; otherwise text bytes / 4, rounded up"

@@ -193,11 +193,15 @@ class Simulator:
             what=f"a request at the provider ({wanted})",
         )
 
+    def tell(self, model: str, settings: str) -> None:
+        """Change how it answers for a model from now on."""
+        self._call("PUT", f"/_models/{model}", settings)
+
     def reset(self) -> None:
         """Make it forget what it received."""
         self._call("DELETE", "/_ledger")
 
-    def _call(self, method: str, path: str) -> Json:
+    def _call(self, method: str, path: str, body: str | None = None) -> Json:
         connection: http.client.HTTPConnection
         if self.address.startswith("https:"):
             context = ssl.create_default_context()
@@ -206,7 +210,7 @@ class Simulator:
         else:
             connection = http.client.HTTPConnection(HOST, self.port, timeout=WAIT_S)
         with contextlib.closing(connection):
-            connection.request(method, path)
+            connection.request(method, path, body)
             found: Json = json.loads(connection.getresponse().read())
             return found
 

@@ -230,6 +230,33 @@ def test_misbehaviour_can_be_limited_to_a_number_of_times(simulator: Simulator) 
 # --- the ledger ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_it_says_what_it_is_told_to_say(simulator: Simulator, *, stream: bool) -> None:
+    said = call(simulator.port, chat_body('m?text={"index": 1}%3B  ok', stream=stream))
+    assert said.text() == '{"index": 1};  ok'
+    assert simulator.only()["output_tokens"] == 3
+    cut = call(simulator.port, chat_body("m?text=one two three", stream=stream, max_tokens=2))
+    assert cut.text() == "one two"
+    empty = call(simulator.port, chat_body("m?text=", stream=stream))
+    assert (empty.status, empty.text()) == (200, "")
+
+
+def test_a_models_settings_can_be_changed_while_it_runs(simulator: Simulator) -> None:
+    simulator.tell("told", "status=503")
+    assert call(simulator.port, chat_body("told")).status == 503
+    assert call(simulator.port, chat_body("told?status=200")).status == 200, "the name wins"
+    assert call(simulator.port, chat_body("other")).status == 200
+    simulator.reset()
+    assert call(simulator.port, chat_body("told")).status == 503, (
+        "only the ledger was forgotten"
+    )
+    simulator.tell("told", "")
+    assert call(simulator.port, chat_body("told")).status == 200
+    with RawClient(simulator.port) as client:
+        client.send(b"PUT /_models/told HTTP/1.1\r\nContent-Length: 6\r\n\r\nspeed=")
+        assert client.read_reply().status == 400
+
+
 def test_the_ledger_bills_input_output_and_cached_at_the_models_price(
     simulator: Simulator,
 ) -> None:
