@@ -257,7 +257,7 @@ class Settings:
         Spread(16), _parse_spread, "output tokens: N or lognormal:MEDIAN:SIGMA"
     )
     text: str | None = _setting(
-        None, unquote, "say this, a token a word, in place of `tokens` words; %XX is decoded"
+        None, unquote, "say this, a token a word, in place of `tokens` words; percent-decoded"
     )
     input_tokens: int | None = _setting(
         None, _parse_count, "input tokens billed; otherwise text bytes / 4, rounded up"
