@@ -51,6 +51,13 @@ def encode_histogram(counts: Mapping[int, int]) -> bytes:
     )
 
 
+def add_stored(counts: dict[int, int], stored: bytes) -> None:
+    """Add a stored histogram to counts: for many of them, without a dict for each."""
+    assert len(stored) % _PAIR.size == 0, len(stored)
+    for bucket, count in _PAIR.iter_unpack(stored):
+        counts[bucket] = counts.get(bucket, 0) + count
+
+
 def decode_histogram(stored: bytes) -> dict[int, int]:
     """Return the counts of a stored histogram."""
     assert len(stored) % _PAIR.size == 0, len(stored)

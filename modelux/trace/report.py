@@ -19,7 +19,7 @@ import zstandard
 from modelux.errors import StoreError
 from modelux.trace.facts import Facts, parse_facts
 from modelux.trace.files import US_A_MINUTE, TraceFiles, day_of
-from modelux.trace.histogram import decode_histogram, percentile
+from modelux.trace.histogram import add_stored, percentile
 from modelux.trace.query import META_BYTES_MAX
 from modelux.trace.record import RecordError
 from modelux.trace.rollup import Rollup, rollup_key
@@ -197,15 +197,15 @@ def _add_rollups(
         ),
     )
     for minute, name, requests, errors, unpriced, cost_nusd, inputs, outputs, *stored in rows:
-        one = Rollup()
-        one.requests = requests
-        one.errors = errors
-        one.unpriced = unpriced
-        one.cost_nusd = cost_nusd
-        one.input_tokens = inputs
-        one.output_tokens = outputs
-        one.latency, one.ttft = map(decode_histogram, stored)
-        at(minute, name).merge(one)
+        one = at(minute, name)
+        one.requests += requests
+        one.errors += errors
+        one.unpriced += unpriced
+        one.cost_nusd += cost_nusd
+        one.input_tokens += inputs
+        one.output_tokens += outputs
+        for histogram, more in zip((one.latency, one.ttft), stored, strict=True):
+            add_stored(histogram, more)
 
 
 def _add_records(

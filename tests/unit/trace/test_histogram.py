@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelux.trace.histogram import (
+    add_stored,
     bucket_of,
     decode_histogram,
     encode_histogram,
@@ -44,3 +45,10 @@ def test_zero_has_a_bucket_of_its_own() -> None:
 @given(st.dictionaries(st.integers(0, 424), st.integers(1, 2**32 - 1)))
 def test_what_is_stored_is_read_again(counts: dict[int, int]) -> None:
     assert decode_histogram(encode_histogram(counts)) == counts
+
+
+def test_stored_histograms_add_up() -> None:
+    counts = {1: 2, 7: 1}
+    for stored in ({1: 3}, {}, {9: 4}):
+        add_stored(counts, encode_histogram(stored))
+    assert counts == {1: 5, 7: 1, 9: 4}
