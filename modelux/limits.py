@@ -83,6 +83,17 @@ ROUTE_DEPTH_MAX: Final = 4
 ROUTE_TARGETS_MAX: Final = 64
 """Leaves of one routing config once its nested configs are opened."""
 
+ROUTE_NODES_MAX: Final = 1024
+"""Everything in one routing config once it is opened: configs, targets, judges and shadows."""
+
+ROUTE_CHEAPEST_MAX: Final = 32
+"""Models that a choice by price has where the config names none: the cheapest ones."""
+
+VARIANT_NAME_BYTES_MAX: Final = 64
+BLOCK_REASON_BYTES_MAX: Final = 512
+PARAMS_BYTES_MAX: Final = 16 * KIB
+PARAMS_DEPTH_MAX: Final = 16
+
 # --- answers that are judged ---------------------------------------------------------------
 
 ANSWER_TEXT_BYTES_MAX: Final = 4 * MIB

@@ -36,6 +36,7 @@ from modelux.config.read import (
 )
 from modelux.config.resolve import LiveRoute, PinnedVersion, Resolver, default_slug
 from modelux.config.routing import REFERENCE, canonical, encode_target, read_target
+from modelux.config.strategies import refuse_weight
 from modelux.units import usd_text
 
 ID_DIGITS: Final = 32
@@ -102,6 +103,7 @@ def _read_budget(item: object, place: str, projects: Sequence[str], reading: Rea
     at = join(place, "downgrade_to")
     if target is not None:
         target = read_target(target, at, reading, 0)
+        refuse_weight(target, reading)
         if values["action"] != "downgrade":
             reading.faults.add(
                 at, f'has no meaning with action {shown(values["action"])}: write "downgrade"'
@@ -395,13 +397,15 @@ def _check_prices(
             )
 
 
-def _leaves(node: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+def _leaves(node: object) -> Iterator[Mapping[str, object]]:
+    """Yield every target that may be asked, judges too; not those that never are."""
+    assert isinstance(node, dict), node
     if node["kind"] == "target":
-        yield node
+        if not node["rejected"]:
+            yield node
         return
-    children = node["children"]
-    assert isinstance(children, list), children
-    for child in children:
+    judges = [node.get("judge"), *((one or {}).get("judge") for one in node.get("accepts", ()))]
+    for child in (*node["children"], *(judge for judge in judges if judge)):
         yield from _leaves(child)
 
 

@@ -22,6 +22,7 @@ from modelux.config.model import (
     Catalogue,
     Config,
     Credential,
+    Facts,
     KeyDeclaration,
     KeyPolicy,
     Model,
@@ -54,7 +55,7 @@ from modelux.config.routing import read_routing
 from modelux.config.vendors import VENDORS, parse_base_url
 from modelux.domain import Secret
 from modelux.errors import ConfigError
-from modelux.pricing.catalogue import has_price, known_models
+from modelux.pricing.catalogue import has_price, known_models, model_facts
 
 Probe = Callable[[], Sequence[str] | None]
 """Asks a local Ollama for its models; None where none answers."""
@@ -120,6 +121,7 @@ def load_config(
     probe: Probe | None = None,
     catalogue: Catalogue = known_models,
     priced: Priced = has_price,
+    facts: Facts = model_facts,
     with_secrets: bool = True,
 ) -> Config:
     """Read and validate a configuration.
@@ -130,6 +132,7 @@ def load_config(
         probe: Looks for a local Ollama where there is no file.
         catalogue: What vendors are known to serve.
         priced: Which of it has a price.
+        facts: What else is known of it.
         with_secrets: Whether references are followed. Commands that only look at routes need no
             secret; keys from the file cannot be hashed then.
 
@@ -140,7 +143,7 @@ def load_config(
         reading = Reading(
             faults=Faults(BUILT_IN), folder=Path.cwd(), env=env, with_secrets=with_secrets
         )
-        return _read(built_in(env, probe), reading, catalogue, priced)
+        return _read(built_in(env, probe), reading, (catalogue, priced, facts))
     source = str(path)
     text = _file_text(path)
     try:
@@ -154,7 +157,7 @@ def load_config(
     reading = Reading(
         faults=Faults(source, spans), folder=folder, env=env, with_secrets=with_secrets
     )
-    return _read(data, reading, catalogue, priced)
+    return _read(data, reading, (catalogue, priced, facts))
 
 
 def config_from_declaration(
@@ -163,6 +166,7 @@ def config_from_declaration(
     *,
     catalogue: Catalogue = known_models,
     priced: Priced = has_price,
+    facts: Facts = model_facts,
 ) -> Config:
     """Read again what a `Config` was declared by, without its secrets.
 
@@ -176,7 +180,7 @@ def config_from_declaration(
         env=env,
         with_secrets=False,
     )
-    return _read(stored["data"], reading, catalogue, priced)
+    return _read(stored["data"], reading, (catalogue, priced, facts))
 
 
 def data_dir_of(path: Path | None) -> Path:
@@ -239,7 +243,7 @@ def _file_text(path: Path) -> str:
 
 
 def _read(
-    data: Mapping[str, object], reading: Reading, catalogue: Catalogue, priced: Priced
+    data: Mapping[str, object], reading: Reading, known: tuple[Catalogue, Priced, Facts]
 ) -> Config:
     faults = reading.faults
     check_keys(data, _TABLES, "", reading, table="")
@@ -260,8 +264,9 @@ def _read(
         models=_read_models(data, names, reading),
         budgets=read_budgets(data, project_names, reading),
         makes_default_key="projects" not in data,
-        catalogue=catalogue,
-        priced=priced,
+        catalogue=known[0],
+        priced=known[1],
+        facts=known[2],
         spans=faults.spans,
     )
     if len(providers) == len(names):

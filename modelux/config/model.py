@@ -6,15 +6,15 @@ from `reference()`. `LATER` names what the interface has and this release does n
 name, never ignored. Nothing here does I/O.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from enum import Enum, unique
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
 from modelux import limits
-from modelux.config.strategies import Own
 from modelux.domain import Secret
+from modelux.pricing.catalogue import ModelFacts
 from modelux.units import NUSD_PER_USD, UnixUs
 
 T = TypeVar("T")
@@ -27,8 +27,20 @@ Catalogue = Callable[[str], Collection[str]]
 Priced = Callable[[str, str], bool]
 """A vendor's name and a model's to whether the catalogue has a price for it today."""
 
+Facts = Callable[[str, str], ModelFacts]
+"""A vendor's name and a model's to what a choice by price needs to know of it."""
+
 OUTPUT_TOKENS_MOST: Final = 100_000_000
 """Beyond any model's answer: what is larger is a mistake."""
+
+TIERS: Final = ("economy", "standard", "premium", "frontier")
+"""How good a model is, the least first."""
+
+WEIGHT_MOST: Final = 100_000_000
+"""In hundredths: a million."""
+
+PERCENT_MOST: Final = 10_000
+"""All of it, in hundredths of a percent."""
 
 MAX_COST_NUSD_MOST: Final = 1_000_000 * NUSD_PER_USD
 """Of one request. Up to here a number of JSON holds all nine decimals."""
@@ -52,6 +64,9 @@ class Kind(Enum):
     USD = "USD, at most nine decimals"
     SCOPE = "a table, or a list of tables that all must match"
     TARGET = "a target: a model, `@slug`, or a table"
+    DECIMAL = "a number"
+    EXPRESSION = "an expression"
+    JSON = "a table of anything that JSON has"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +82,8 @@ class Option:
     default: str | None = None
     """What the reference says the default is, where the value itself does not say it."""
     required: bool = False
+    decimals: int = 0
+    """Of a `DECIMAL`: how many there may be. It is held as a whole number of the last one."""
 
 
 def declared(value: T, option: Option) -> T:
@@ -605,10 +622,6 @@ class Target:
     model: str
     credential: str | None = None
     place: str = field(default="", compare=False)
-    weight: int | None = None
-    """As a member of an ensemble, in thousandths; None: 1."""
-    params: str | None = None
-    """What it sets in the request's body: canonical JSON of an object."""
     timeout_ms: int | None = declared(
         None,
         Option(
@@ -665,18 +678,262 @@ class Target:
             "maximum, an unknown context window)",
         ),
     )
+    weight: int | None = declared(
+        None,
+        Option(
+            kind=Kind.DECIMAL,
+            least=0,
+            most=WEIGHT_MOST,
+            decimals=2,
+            default="1",
+            prose="of a member of an ensemble: how much its answer counts in a vote or a mean",
+        ),
+    )
+    params: Mapping[str, object] | None = declared(
+        None,
+        Option(
+            kind=Kind.JSON,
+            default="none",
+            prose="members of the request's body that are set for this target, as "
+            "`temperature`; not what a request is about (`model`, `messages`, `tools`), nor "
+            "what its cost depends on (`n`, `max_tokens`)",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """An expression of a rule that was checked."""
+
+    text: str
+    place: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostOptimized:
+    """What `cost_optimized` has of its own."""
+
+    quality_tier: str | None = declared(
+        None,
+        Option(
+            kind=Kind.CHOICE,
+            choices=TIERS,
+            default='"economy"',
+            prose="no model below it serves",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyOptimized:
+    """What `latency_optimized` has of its own; percentages in hundredths."""
+
+    metric: str | None = declared(
+        None,
+        Option(
+            kind=Kind.CHOICE,
+            choices=("ttft", "total"),
+            default='"ttft"',
+            prose="what is compared: the time to the first content byte, or to the end",
+        ),
+    )
+    tolerance_pct: int | None = declared(
+        None,
+        Option(
+            kind=Kind.DECIMAL,
+            unit="%",
+            least=0,
+            most=100_000,
+            decimals=2,
+            default="10",
+            prose="targets that are slower than the fastest by no more share its traffic",
+        ),
+    )
+    explore_pct: int | None = declared(
+        None,
+        Option(
+            kind=Kind.DECIMAL,
+            unit="%",
+            least=0,
+            most=PERCENT_MOST,
+            decimals=2,
+            default="2",
+            prose="of the requests go to any target, so that each one's latency stays known",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensemble:
+    """What `ensemble` has of its own."""
+
+    aggregation: str = declared(
+        "",
+        Option(
+            kind=Kind.CHOICE,
+            choices=("first_valid", "weighted_vote", "weighted_average", "llm_judge"),
+            required=True,
+            prose="how the members' answers make one",
+        ),
+    )
+    min_responses: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            least=1,
+            most=limits.ROUTE_TARGETS_MAX,
+            default="1; more than half for `weighted_vote`",
+            prose="answers that there must be",
+        ),
+    )
+    judge: "Target | RoutingConfig | None" = declared(
+        None,
+        Option(
+            kind=Kind.TARGET,
+            default="none",
+            prose="who picks one of the answers; required by `llm_judge`, for nothing else",
+        ),
+    )
+    validate: str | Rule | None = declared(
+        None,
+        Option(
+            kind=Kind.EXPRESSION,
+            default="any answer is",
+            prose="which answers are valid, for `first_valid` only: `json`, `json_schema` (the "
+            "request's), or an expression over `response`",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One arm of an A/B test; the weight is in hundredths. Its target is among the config's."""
+
+    name: str = declared(
+        "",
+        Option(
+            kind=Kind.TEXT,
+            required=True,
+            most=limits.VARIANT_NAME_BYTES_MAX,
+            prose="for people and traces; unique among the variants",
+        ),
+    )
+    weight: int = declared(
+        0,
+        Option(
+            kind=Kind.DECIMAL,
+            required=True,
+            least=0,
+            most=WEIGHT_MOST,
+            decimals=2,
+            prose="its share, beside those of the others; 0 serves nobody",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbTest:
+    """What `ab_test` has of its own; `variants` stand beside the targets."""
+
+    variants: tuple[Variant, ...]
+    sticky_by: str | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXT,
+            default='"end_user"',
+            prose="who stays on the same variant: `end_user`, `conversation`, `tag:KEY`, or "
+            "`request` for nobody",
+        ),
+    )
+    salt: str | None = declared(
+        None,
+        Option(
+            kind=Kind.TEXT,
+            most=limits.IDENTIFIER_BYTES_MAX,
+            default="the slug",
+            prose="tests with the same salt put everybody on the same side; another one "
+            "shuffles anew",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """A cascade's step is the last where a judge says so; the score is in thousandths."""
+
+    judge: "Target | RoutingConfig"
+    min_score: int = declared(
+        0,
+        Option(
+            kind=Kind.DECIMAL,
+            required=True,
+            least=0,
+            most=1000,
+            decimals=3,
+            prose="the least score, from 0 to 1, with which an answer stands",
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """What `cascade` has of its own: beside each target what has to hold for it to stand."""
+
+    accepts: tuple[Rule | Judged | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleCase:
+    """One of `custom_rules`."""
+
+    condition: Rule | None
+    """None is the `else`."""
+    then: int | None
+    """Which of the config's targets serves; None: nobody does, for the reason in `block`."""
+    block: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomRules:
+    """What `custom_rules` has of its own."""
+
+    rules: tuple[RuleCase, ...]
+
+
+Own = CostOptimized | LatencyOptimized | Ensemble | AbTest | Cascade | CustomRules
+"""What one strategy has and others have not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadow:
+    """Where a share of the traffic is mirrored to; the share is in hundredths of a percent."""
+
+    target: "Target | RoutingConfig"
+    percent: int = declared(
+        0,
+        Option(
+            kind=Kind.DECIMAL,
+            unit="%",
+            required=True,
+            least=0,
+            most=PERCENT_MOST,
+            decimals=2,
+            prose="of the requests that are mirrored",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingConfig:
     """A routing config in its stored form; `targets` holds one for `single`.
 
-    `own` is what its strategy has beside them.
+    They stand in the order of the text; judges and shadows are not among them.
     """
 
     strategy: str
     targets: "tuple[Target | RoutingConfig, ...]"
-    own: Own = field(default_factory=Own)
+    own: Own | None = None
+    shadow: Shadow | None = None
     place: str = field(default="", compare=False)
     timeout_ms: int | None = declared(
         None,
@@ -797,7 +1054,41 @@ class RoutingConfig:
             prose="the limit where a budget matches and the caller set none",
         ),
     )
+    embedding_dimensions: int | None = declared(
+        None,
+        Option(
+            kind=Kind.INT,
+            least=1,
+            most=65_536,
+            default="none",
+            prose="every vector has this length; targets that cannot give it do not serve",
+        ),
+    )
 
+
+STRATEGIES: Final[Mapping[str, tuple[str, str]]] = {
+    "single": ("model", "all that serves"),
+    "fallback": ("attempts", "targets, in order"),
+    "cost_optimized": (
+        "allowed_models",
+        "targets that may serve; without it the 32 cheapest chat models that the providers "
+        "are known to serve at a known price",
+    ),
+    "latency_optimized": ("models", "targets that may serve"),
+    "ensemble": ("members", "targets that are all asked"),
+    "ab_test": ("variants", "`{ name, weight, target }`"),
+    "cascade": (
+        "steps",
+        "`{ target, accept_if }`, in order; `accept_if` is an expression over `response` or a "
+        "judge, `{ judge, min_score }`; the last step has none",
+    ),
+    "custom_rules": (
+        "rules",
+        "`{ if, then }`, of which the first that matches counts, and at last `{ else }`; `if` "
+        'is an expression, `then` and `else` are a target or `{ block = "reason" }`',
+    ),
+}
+"""Each strategy with the key that its targets stand under, and what stands there."""
 
 TIME_LIMITS: Final = (
     "timeout_ms",
@@ -888,7 +1179,7 @@ class Model:
         None,
         Option(
             kind=Kind.CHOICE,
-            choices=("economy", "standard", "premium", "frontier"),
+            choices=TIERS,
             default="as known",
             prose="how good it is",
         ),
@@ -1072,6 +1363,7 @@ class Config:
     """No project is declared, so the first start makes a key for `default` and shows it."""
     catalogue: Catalogue = field(compare=False, repr=False)
     priced: Priced = field(compare=False, repr=False)
+    facts: Facts = field(compare=False, repr=False)
     spans: Mapping[str, int] = field(compare=False, repr=False)
     """Key path to line, for faults that only a load can find."""
 
@@ -1123,13 +1415,24 @@ class ReferenceSection:
     later: tuple[str, ...]
 
 
-_SECTIONS: Final[tuple[tuple[str, type, str], ...]] = (
+_SECTIONS: Final[tuple[tuple[str, type | None, str], ...]] = (
     ("[server]", Server, "server"),
     ("[providers.NAME]", Provider, "providers"),
     ("[[providers.NAME.credentials]]", Credential, "credentials"),
     ("[projects.NAME]", Project, "projects"),
     ("a key", KeyPolicy, "keys"),
     ("[routes.SLUG]", RoutingConfig, "routes"),
+    ("single", None, ""),
+    ("fallback", None, ""),
+    ("cost_optimized", CostOptimized, ""),
+    ("latency_optimized", LatencyOptimized, ""),
+    ("ensemble", Ensemble, ""),
+    ("ab_test", AbTest, ""),
+    ("a variant", Variant, ""),
+    ("cascade", Cascade, ""),
+    ("a judge", Judged, ""),
+    ("custom_rules", CustomRules, ""),
+    ("a shadow", Shadow, ""),
     ("a target", Target, "targets"),
     ("[[budgets]]", Budget, "budgets"),
     ('[prices."PROVIDER/MODEL"]', Price, "prices"),
@@ -1142,16 +1445,38 @@ def reference() -> tuple[ReferenceSection, ...]:
     return tuple(
         ReferenceSection(
             title=title,
-            rows=tuple(_row(name, *entry) for name, entry in options(noun).items()),
-            later=LATER.get(table, ()),
+            rows=(*_target_rows(title), *_rows(noun)),
+            later=LATER[table] if table in LATER and table else (),
         )
         for title, noun, table in _SECTIONS
     )
 
 
+def _target_rows(strategy: str) -> Iterator[ReferenceRow]:
+    """Yield what a strategy's targets stand under."""
+    if strategy in STRATEGIES:
+        key, prose = STRATEGIES[strategy]
+        yield ReferenceRow(
+            name=key,
+            kind=Kind.TARGET.value if strategy == "single" else Kind.ITEMS.value,
+            default="all" if strategy == "cost_optimized" else "required",
+            unit="",
+            range="",
+            prose=prose,
+        )
+
+
+def _rows(noun: type | None) -> Iterator[ReferenceRow]:
+    for name, entry in options(noun).items() if noun else ():
+        yield _row(name, *entry)
+
+
 def _row(name: str, option: Option, default: object) -> ReferenceRow:
     if option.choices:
         span = ", ".join(f'"{choice}"' for choice in option.choices)
+    elif option.kind is Kind.DECIMAL and option.least is not None and option.most is not None:
+        span = f"{_scaled(option.least, option)} to {_scaled(option.most, option)}"
+        span += f", at most {option.decimals} decimals"
     elif option.kind is Kind.INT and option.least is not None:
         span = f"{option.least:,} to {option.most:,}" if option.most else f"from {option.least}"
     else:
@@ -1164,6 +1489,10 @@ def _row(name: str, option: Option, default: object) -> ReferenceRow:
         range=span,
         prose=option.prose,
     )
+
+
+def _scaled(value: int, option: Option) -> str:
+    return f"{value // 10**option.decimals:,}"
 
 
 def _written(value: object) -> str:

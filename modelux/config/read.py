@@ -305,7 +305,9 @@ def _read_value(value: object, at: Field) -> object | None:
             return _read_pairs(value, at)
         case Kind.ITEMS:
             return tuple(read_list(value, at.place, at.reading))
-        case Kind.SCOPE | Kind.TARGET:
+        case Kind.DECIMAL:
+            return _read_decimal(value, at)
+        case Kind.SCOPE | Kind.TARGET | Kind.EXPRESSION | Kind.JSON:
             # Read by who knows what it means.
             return value
 
@@ -492,6 +494,33 @@ def _read_usd(value: object, at: Field) -> int | None:
     else:
         return amount
     return None
+
+
+def _read_decimal(value: object, at: Field) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        at.fault(f"must be a number, not {_repeatable(value)}")
+        return None
+    written = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    decimals, least, most = at.option.decimals, at.option.least, at.option.most
+    assert least is not None, at.place
+    assert most is not None, at.place
+    # Compared before it is scaled: an absurd exponent would make an endless number.
+    if not written.is_finite() or not _unit(least, decimals) <= written <= _unit(
+        most, decimals
+    ):
+        span = f"from {_unit(least, decimals)} to {_unit(most, decimals)}"
+        unit = f" {at.option.unit}" if at.option.unit else ""
+        at.fault(f"{shown(value)} is out of range: {span}{unit}")
+        return None
+    scaled = written.scaleb(decimals)
+    if scaled != scaled.to_integral_value():
+        at.fault(f"{shown(value)} has more than {decimals} decimals; round it")
+        return None
+    return int(scaled)
+
+
+def _unit(amount: int, decimals: int) -> Decimal:
+    return Decimal(amount).scaleb(-decimals).normalize() + 0
 
 
 def _usd(amount_nusd: int) -> str:

@@ -4,32 +4,59 @@ Worked out at every activation (save, rollback, promote, load) for all live rout
 unknown model, a cycle or a nesting that is too deep is found then and not by a request.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from modelux import clock, limits
+from modelux import limits
 from modelux._native import check_rule
-from modelux.config.choosing import path_of
 from modelux.config.model import (
     OUTPUT_LIMITS,
     RETRY_ON_WORDS,
+    TIERS,
     TIME_LIMITS,
+    AbTest,
+    Cascade,
     Config,
+    CostOptimized,
+    CustomRules,
+    Ensemble,
+    Judged,
+    LatencyOptimized,
+    Model,
     Provider,
     RoutingConfig,
+    Rule,
+    Shadow,
     Target,
 )
 from modelux.config.read import Faults, hint, join, nearest, shown
 from modelux.config.routing import REFERENCE
-from modelux.config.strategies import SCORE_ONE, TIERS, Expression, Judged, Rule
+from modelux.config.strategies import number, target_paths
 from modelux.config.vendors import VENDORS, recognised_prefixes, vendor_by_prefix
-from modelux.pricing.catalogue import catalogue, model_info
-from modelux.units import US_PER_S
 
 _DEFAULT_SLUG: Final = "default"
+# Parts of the names of models that do something else than answering in text, or stand behind
+# another path of the API.
+_OTHER_KINDS: Final = (
+    "audio",
+    "batch",
+    "codex",
+    "deep-research",
+    "embed",
+    "ft-",
+    "ft:",
+    "guard",
+    "image",
+    "live",
+    "moderation",
+    "realtime",
+    "robotics",
+    "search",
+    "transcribe",
+    "tts",
+)
 # A dated snapshot of a known model is known, also one that is younger than the catalogue.
 _DATED: Final = re.compile(r"(-\d{4}-\d{2}-\d{2}|-\d{8}|-latest)$")
 
@@ -44,22 +71,6 @@ class LiveRoute:
     config: RoutingConfig
 
 
-OPEN_TARGETS_MAX: Final = 32
-"""Models that `cost_optimized` chooses among where it names none: the cheapest."""
-
-TOKENS_A_PART: Final = 1_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outer:
-    """Where a config stands, for what it opens beside its own targets."""
-
-    route: LiveRoute
-    trail: tuple[tuple[str, int], ...]
-    depth: int
-    is_outermost: bool
-
-
 PinnedVersion = Callable[[str, str, int], RoutingConfig | None]
 """Project, slug and version to that version's config; None if there is no such version."""
 
@@ -71,10 +82,29 @@ def default_slug(slugs: Sequence[str]) -> str | None:
     return slugs[0] if slugs else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scope:
+    """Where in a route something stands that is being opened."""
+
+    route: LiveRoute
+    """The nearest config with a name."""
+    trail: tuple[tuple[str, int], ...]
+    """The slugs and versions around, the outermost first."""
+    depth: int
+    at: str = ""
+    """Where the config around stands: in the stored form of the named one that holds it."""
+    inside: str = ""
+    """The same as it goes on inside: a config with a name begins anew."""
+
+    def path(self, path: str) -> str:
+        """Return where something stands, by its path in the config around."""
+        return f"{self.inside}.{path}" if self.inside else path
+
+
 class Resolver:
     """Opens routing configs into nodes whose leaves name providers; notes what cannot be."""
 
-    __slots__ = ("_config", "_faults", "_leaves", "_live", "_pinned", "_slugs")
+    __slots__ = ("_config", "_faults", "_leaves", "_live", "_nodes", "_pinned", "_slugs")
 
     def __init__(
         self,
@@ -96,15 +126,17 @@ class Resolver:
         self._live = {(route.project, route.slug): route for route in live}
         self._pinned = pinned
         self._faults = faults
-        self._leaves = 0
+        self._leaves = self._nodes = 0
         self._slugs: dict[str, list[str]] = {}
         for route in live:
             self._slugs.setdefault(route.project, []).append(route.slug)
 
     def open(self, route: LiveRoute) -> dict[str, object]:
         """Return the node of a route for the snapshot; wrong targets are noted and left out."""
-        self._leaves = 0
-        return self._config_node(route, ())
+        self._leaves = self._nodes = 0
+        trail = ((route.slug, route.version),)
+        scope = _Scope(route=route, trail=trail, depth=1)
+        return self._config_node(route.config, scope, is_outermost=True)
 
     def open_target(
         self, target: Target | RoutingConfig, project: str
@@ -113,226 +145,223 @@ class Resolver:
 
         None also for a routing config that may stand in the store and is not known here.
         """
-        self._leaves = 0
+        self._leaves = self._nodes = 0
         sole = RoutingConfig(strategy="single", targets=(target,), place=target.place)
         route = LiveRoute(project=project, slug="", version=0, config=sole)
-        node = self._node(sole, route, (), 0)
-        children = node["children"]
-        assert isinstance(children, list), children
-        if not children:
-            return None
-        child: dict[str, object] = children[0]
-        # It stands in nothing.
-        child["path"] = ""
-        return child if child["kind"] == "config" else node
+        scope = _Scope(route=route, trail=(), depth=0)
+        if isinstance(target, RoutingConfig) or target.model.startswith("@"):
+            return self._node(target, scope, "")
+        node = self._config_node(sole, scope)
+        return node if node["children"] else None
 
     def _config_node(
-        self, route: LiveRoute, trail: tuple[tuple[str, int], ...]
+        self, config: RoutingConfig, scope: "_Scope", *, is_outermost: bool = False
     ) -> dict[str, object]:
-        trail = (*trail, (route.slug, route.version))
-        return self._node(route.config, route, trail, len(trail))
-
-    def _node(
-        self,
-        config: RoutingConfig,
-        route: LiveRoute,
-        trail: tuple[tuple[str, int], ...],
-        depth: int,
-        path: str = "",
-    ) -> dict[str, object]:
+        route = scope.route
         is_named = config is route.config and bool(route.slug)
-        children: list[dict[str, object] | None] = []
-        for at, target in enumerate(config.targets):
-            where = _child_path(config, at, "" if is_named else path)
-            child = self._child(target, route, trail, depth, where)
+        children: list[dict[str, object]] = []
+        # Of each target its place among the children; those that cannot be opened have none.
+        places: dict[int, int] = {}
+        for index, (target, path) in enumerate(
+            zip(config.targets, target_paths(config), strict=True)
+        ):
+            child = self._node(target, scope, scope.path(path))
             if child is not None:
-                child["path"] = where
-            children.append(child)
-        if config.own.is_open and config.strategy == "cost_optimized":
-            children += self._open_children(config, path)
-        outer = Outer(route=route, trail=trail, depth=depth, is_outermost=depth <= 1)
-        found = [child for child in children if child is not None]
+                places[index] = len(children)
+                children.append(child)
+        if isinstance(config.own, CostOptimized):
+            children = self._by_price(config, config.own, children, scope)
+        shadow = config.shadow if is_outermost else None
         return {
             "kind": "config",
             "strategy": config.strategy,
             "slug": route.slug if is_named else None,
             "version": route.version if is_named else None,
-            "path": "" if is_named else path,
-            # Where one is wrong the fault is noted, and nothing of this is used.
-            "children": found,
-            **(self._own(config, found, outer) if len(found) == len(children) else {}),
+            "path": scope.at,
+            "children": children,
             "retry_on": list(RETRY_ON_WORDS if config.retry_on is None else config.retry_on),
             "max_retries_per_attempt": config.max_retries_per_attempt or 0,
             **{name: getattr(config, name) for name in (*TIME_LIMITS, *OUTPUT_LIMITS)},
             "fit_to_budget": config.fit_to_budget,
+            "embedding_dimensions": config.embedding_dimensions,
+            **self._own(config, scope, places),
+            **({} if shadow is None else {"shadow": self._shadow(shadow, scope)}),
         }
-
-    def _child(
-        self,
-        target: Target | RoutingConfig,
-        route: LiveRoute,
-        trail: tuple[tuple[str, int], ...],
-        depth: int,
-        path: str = "",
-    ) -> dict[str, object] | None:
-        if isinstance(target, RoutingConfig):
-            if self._is_too_deep(target.place, depth + 1):
-                return None
-            return self._node(target, route, trail, depth + 1, path)
-        if target.model.startswith("@"):
-            return self._reference(target, route, trail, depth)
-        return self._leaf(target)
 
     def _own(
-        self, config: RoutingConfig, children: list[dict[str, object]], outer: "Outer"
+        self, config: RoutingConfig, scope: "_Scope", places: Mapping[int, int]
     ) -> dict[str, object]:
-        """Return what the snapshot holds of a strategy beside its targets."""
-        own = config.own
-        node: dict[str, object] = {}
-        match config.strategy:
-            case "cost_optimized" if own.quality_tier is not None:
-                for child in children:
-                    if child["kind"] == "target" and self._is_below(child, own.quality_tier):
-                        child["rejected"] = "below_quality_tier"
-            case "latency_optimized":
-                node = {
-                    "metric": own.metric or "ttft",
-                    "tolerance_pct": (1000 if own.tolerance is None else own.tolerance) / 100,
-                    "explore_pct": (200 if own.explore is None else own.explore) / 100,
+        """Return what a strategy has of its own; lists beside the children are as long."""
+        match config.own:
+            case LatencyOptimized() as own:
+                found = {
+                    "metric": own.metric,
+                    "tolerance_pct": _percent(own.tolerance_pct),
+                    "explore_pct": _percent(own.explore_pct),
                 }
-            case "ab_test":
-                node = {
-                    "variants": [
-                        {"name": variant.name, "weight": variant.weight}
-                        for variant in own.variants
-                    ],
+                return {name: value for name, value in found.items() if value is not None}
+            case AbTest() as own:
+                variants = [own.variants[index] for index in places]
+                return {
+                    "variants": [{"name": one.name, "weight": one.weight} for one in variants],
                     "sticky_by": own.sticky_by or "end_user",
-                    "salt": outer.route.slug if own.salt is None else own.salt,
+                    "salt": scope.route.slug if own.salt is None else own.salt,
                 }
-            case "cascade":
-                node = {"accepts": [self._accept(accept, outer) for accept in own.accepts]}
-            case "custom_rules":
-                node = {"rules": [self._rule(at, rule) for at, rule in enumerate(own.rules)]}
-            case "ensemble":
-                node = self._ensemble(config, outer)
+            case Ensemble() as own:
+                weights = [config.targets[index] for index in places]
+                judge = None if own.judge is None else self._apart(own.judge, scope, "judge")
+                rule = own.validate
+                return {
+                    "aggregation": own.aggregation,
+                    "min_responses": own.min_responses,
+                    "validate": {"rule": self._rule(rule, answers=True)}
+                    if isinstance(rule, Rule)
+                    else rule,
+                    "weights": [_thousandths(target) for target in weights],
+                    "judge": judge,
+                }
+            case Cascade() as own:
+                return {
+                    "accepts": [
+                        self._accept(own.accepts[index], scope, f"steps[{index}].accept_if")
+                        for index in places
+                    ]
+                }
+            case CustomRules() as own:
+                return {
+                    "rules": [
+                        {
+                            "if": None
+                            if case.condition is None
+                            else self._rule(case.condition, answers=False),
+                            "then": None if case.then is None else places.get(case.then),
+                            "block": case.block,
+                            "path": scope.path(f"rules[{index}]"),
+                        }
+                        for index, case in enumerate(own.rules)
+                    ]
+                }
             case _:
-                pass
-        if own.embedding_dimensions is not None:
-            node["embedding_dimensions"] = own.embedding_dimensions
-        if own.shadow is not None and outer.is_outermost:
-            target = self._aside(own.shadow.target, outer)
-            if target is not None:
-                node["shadow"] = {"target": target, "percent_bp": own.shadow.percent}
-        return node
-
-    def _ensemble(self, config: RoutingConfig, outer: "Outer") -> dict[str, object]:
-        own = config.own
-        validate: object = own.validate
-        if isinstance(validate, Expression):
-            validate = {"rule": self._expression(validate)}
-        return {
-            "aggregation": own.aggregation,
-            "min_responses": own.min_responses,
-            "validate": validate,
-            "weights": [
-                SCORE_ONE
-                if isinstance(target, RoutingConfig) or target.weight is None
-                else target.weight
-                for target in config.targets
-            ],
-            "judge": None if own.judge is None else self._aside(own.judge, outer),
-        }
+                return {}
 
     def _accept(
-        self, accept: Expression | Judged | None, outer: "Outer"
+        self, accept: Rule | Judged | None, scope: "_Scope", path: str
     ) -> dict[str, object] | None:
-        if isinstance(accept, Expression):
-            return {"rule": self._expression(accept)}
         if accept is None:
             return None
-        judge = self._aside(accept.judge, outer)
-        if judge is None:
-            return None
+        if isinstance(accept, Rule):
+            return {"rule": self._rule(accept, answers=True)}
+        judge = self._apart(accept.judge, scope, f"{path}.judge")
         return {"judge": judge, "min_score_permille": accept.min_score}
 
-    def _rule(self, at: int, rule: Rule) -> dict[str, object]:
-        return {
-            "if": None if rule.condition is None else self._expression(rule.condition),
-            "then": rule.then,
-            "block": rule.block,
-            "path": f"rules[{at}]",
-        }
+    def _shadow(self, shadow: Shadow, scope: "_Scope") -> dict[str, object]:
+        target = self._apart(shadow.target, scope, "shadow.target")
+        return {"target": target, "percent_bp": shadow.percent}
 
-    def _aside(
-        self, target: Target | RoutingConfig, outer: "Outer"
+    def _apart(
+        self, target: Target | RoutingConfig, scope: "_Scope", path: str
     ) -> dict[str, object] | None:
-        """Open a target that is not one of the config's own: a judge, a shadow."""
+        """Open a target that is not one of a config's own: its leaves count for themselves."""
         leaves, self._leaves = self._leaves, 0
-        node = self._child(target, outer.route, outer.trail, outer.depth)
+        node = self._node(target, scope, scope.path(path))
         self._leaves = leaves
         return node
 
-    def _expression(self, expression: Expression) -> dict[str, object]:
-        """Return an expression with the names in it resolved; wrong ones are noted."""
-        report = check_rule(expression.text, answers=True)
+    def _node(
+        self, target: Target | RoutingConfig, scope: "_Scope", path: str
+    ) -> dict[str, object] | None:
+        """Open what stands at a path of a named config; None with the fault noted."""
+        self._nodes += 1
+        if self._nodes > limits.ROUTE_NODES_MAX:
+            # Once: whatever comes after it is too much as well.
+            if self._nodes == limits.ROUTE_NODES_MAX + 1:
+                self._faults.add(
+                    target.place,
+                    f"is one too many: at most {limits.ROUTE_NODES_MAX} targets and configs, "
+                    "once nested ones, judges and shadows are opened",
+                )
+            return None
+        if isinstance(target, RoutingConfig):
+            if self._is_too_deep(target.place, scope.depth + 1):
+                return None
+            inner = replace(scope, depth=scope.depth + 1, at=path, inside=path)
+            return self._config_node(target, inner)
+        if target.model.startswith("@"):
+            return self._reference(target, scope, path)
+        return self._leaf(target, path)
+
+    def _by_price(
+        self,
+        config: RoutingConfig,
+        own: CostOptimized,
+        children: list[dict[str, object]],
+        scope: "_Scope",
+    ) -> list[dict[str, object]]:
+        """Return what a choice by price is between: what is named, or the cheapest there are.
+
+        A model that is named and whose tier is known to be too low never serves; one whose tier
+        nobody knows is eligible because it is named.
+        """
+        least = TIERS.index(own.quality_tier or TIERS[0])
+        if not config.targets:
+            cheapest = cheapest_models(self._config, TIERS[least])
+            if not cheapest:
+                self._faults.add(
+                    join(config.place, "allowed_models"),
+                    "is missing, and of what the providers are known to serve no chat model "
+                    f'has a price and at least the tier "{TIERS[least]}"; name targets here, '
+                    "or describe them by [prices] and [models]",
+                )
+            return [
+                node
+                for name in cheapest
+                if (node := self._named_leaf(name, config, scope)) is not None
+            ]
+        is_low = [self._is_below(child, least) for child in children]
+        if children and all(is_low):
+            self._faults.add(
+                join(config.place, "quality_tier"),
+                f'no target has the tier "{TIERS[least]}" or a better one; lower it',
+            )
+        return [
+            {**child, "rejected": "below_quality_tier"} if low else child
+            for child, low in zip(children, is_low, strict=True)
+        ]
+
+    def _named_leaf(
+        self, name: str, config: RoutingConfig, scope: "_Scope"
+    ) -> dict[str, object] | None:
+        target = Target(model=name, place=join(config.place, "allowed_models"))
+        return self._node(target, scope, scope.path(f'allowed_models["{name}"]'))
+
+    def _is_below(self, child: Mapping[str, object], least: int) -> bool:
+        if child["kind"] != "target":
+            return False
+        index = child["provider"]
+        assert isinstance(index, int), index
+        tier = tier_of(self._config, self._config.providers[index], str(child["model"]))
+        return tier is not None and TIERS.index(tier) < least
+
+    def _rule(self, rule: Rule, *, answers: bool) -> dict[str, object]:
+        """Return a rule with what the names in it come to; unknown ones are noted."""
+        report = check_rule(rule.text, answers=answers)
         targets: dict[str, object] = {}
         for name, line, column in report.targets:
             try:
-                provider, model = resolve_model(self._config, name)
+                index, model = resolve_model(self._config, name)
             except ValueError as failure:
-                self._faults.add(expression.place, f"line {line}, column {column}: {failure}")
-                continue
-            targets[name] = {"provider": provider, "model": model}
-        known = [budget.name for budget in self._config.budgets]
+                self._faults.add(rule.place, f"line {line}, column {column}: {failure}")
+            else:
+                targets[name] = {"provider": index, "model": model}
+        budgets = [budget.name for budget in self._config.budgets]
         for name, line, column in report.budgets:
-            if name not in known:
+            if name not in budgets:
                 self._faults.add(
-                    expression.place,
+                    rule.place,
                     f"line {line}, column {column}: unknown budget {shown(name)}"
-                    + hint(name, known),
+                    + hint(name, budgets),
                 )
-        return {"text": expression.text, "targets": targets}
-
-    def _open_children(
-        self, config: RoutingConfig, path: str
-    ) -> list[dict[str, object] | None]:
-        """Return every model of the deployment that may serve, the cheapest first."""
-        tier = config.own.quality_tier or TIERS[0]
-        ranked: list[tuple[int, str, int, str]] = []
-        for index, provider in enumerate(self._config.providers):
-            for model in _known_at(self._config, provider):
-                child = {"provider": index, "model": model}
-                price = _list_price(self._config, index, model)
-                known = self._tier(child)
-                if price is not None and known is not None and not self._is_below(child, tier):
-                    ranked.append((price, f"{provider.name}/{model}", index, model))
-        if not ranked:
-            self._faults.add(
-                config.place,
-                f'has no `allowed_models`, and no model of tier "{tier}" or above has a price '
-                "here; name some",
-            )
-        cheapest = sorted(ranked)[:OPEN_TARGETS_MAX]
-        return [
-            self._leaf(Target(model=label, place=config.place)) for _, label, *_ in cheapest
-        ]
-
-    def _tier(self, child: Mapping[str, object]) -> str | None:
-        index, model = child["provider"], child["model"]
-        assert isinstance(index, int), index
-        assert isinstance(model, str), model
-        provider = self._config.providers[index]
-        for stated in self._config.models:
-            if (stated.provider, stated.model) == (provider.name, model) and stated.tier:
-                return stated.tier
-        info = model_info(provider.vendor, model)
-        # What has no known longest answer is no model that chats.
-        return None if info is None or info.max_output_tokens is None else info.tier
-
-    def _is_below(self, child: Mapping[str, object], tier: str) -> bool:
-        known = self._tier(child)
-        # Named without a known tier: it is eligible because it is named.
-        return known is not None and TIERS.index(known) < TIERS.index(tier)
+        return {"text": rule.text, "targets": targets}
 
     def _is_too_deep(self, place: str, depth: int) -> bool:
         if depth <= limits.ROUTE_DEPTH_MAX:
@@ -344,12 +373,9 @@ class Resolver:
         return True
 
     def _reference(
-        self,
-        target: Target,
-        outer: LiveRoute,
-        trail: tuple[tuple[str, int], ...],
-        depth: int,
+        self, target: Target, scope: "_Scope", path: str
     ) -> dict[str, object] | None:
+        outer, trail = scope.route, scope.trail
         match = REFERENCE.fullmatch(target.model)
         assert match is not None, target.model
         inner = self._find(outer.project, match["slug"], match["version"])
@@ -368,11 +394,16 @@ class Resolver:
             names = [f"@{slug}" for slug, _ in trail] + [f"@{inner.slug}"]
             self._faults.add(target.place, f"makes a cycle: {' -> '.join(names)}")
             return None
-        if self._is_too_deep(target.place, depth + 1):
+        if self._is_too_deep(target.place, scope.depth + 1):
             return None
         inner = replace(inner, config=_within(target, inner.config))
-        inner_trail = (*trail, (inner.slug, inner.version))
-        return self._node(inner.config, inner, inner_trail, depth + 1)
+        within = _Scope(
+            route=inner,
+            trail=(*trail, (inner.slug, inner.version)),
+            depth=scope.depth + 1,
+            at=path,
+        )
+        return self._config_node(inner.config, within)
 
     def _find(self, project: str, slug: str, version: str | None) -> LiveRoute | None:
         live = self._live.get((project, slug))
@@ -386,7 +417,7 @@ class Resolver:
             return None
         return LiveRoute(project=project, slug=slug, version=int(version), config=config)
 
-    def _leaf(self, target: Target) -> dict[str, object] | None:
+    def _leaf(self, target: Target, path: str) -> dict[str, object] | None:
         self._leaves += 1
         if self._leaves > limits.ROUTE_TARGETS_MAX:
             self._faults.add(
@@ -418,32 +449,11 @@ class Resolver:
             "timeout_ms": target.timeout_ms,
             **{name: getattr(target, name) for name in OUTPUT_LIMITS},
             "max_cost_nusd": target.max_cost_usd,
-            "params": None if target.params is None else json.loads(target.params),
             "label": model,
+            "params": None if target.params is None else dict(target.params),
+            "rejected": None,
+            "path": path,
         }
-
-
-def _child_path(config: RoutingConfig, at: int, prefix: str) -> str:
-    is_else = False
-    index = at
-    if config.strategy == "custom_rules":
-        index, rule = next(
-            (place, rule) for place, rule in enumerate(config.own.rules) if rule.then == at
-        )
-        is_else = rule.condition is None
-    path = path_of(config.strategy, index, is_else=is_else)
-    return f"{prefix}.{path}" if prefix else path
-
-
-def _list_price(config: Config, index: int, model: str) -> int | None:
-    """Return what three parts of input and one of output cost, for an order; None: no price."""
-    provider = config.providers[index]
-    for price in config.prices:
-        if (price.provider, price.model) == (provider.name, model):
-            return 3 * price.input_usd_per_mtok + price.output_usd_per_mtok
-    usage = {"input_tokens": 3 * TOKENS_A_PART, "output_tokens": TOKENS_A_PART}
-    cost = catalogue().cost(provider.vendor, model, clock.unix_us() // US_PER_S, usage)
-    return None if cost is None else sum(cost)
 
 
 def _within(target: Target, inner: RoutingConfig) -> RoutingConfig:
@@ -463,6 +473,73 @@ def _within(target: Target, inner: RoutingConfig) -> RoutingConfig:
         min_output_tokens=inner.min_output_tokens or target.min_output_tokens,
         default_output_tokens=inner.default_output_tokens or target.default_output_tokens,
     )
+
+
+def _percent(hundredths: int | None) -> float | int | None:
+    return None if hundredths is None else number(hundredths, 2)
+
+
+def _thousandths(target: Target | RoutingConfig) -> int:
+    """Return a member's weight: 1 where none is said."""
+    weight = target.weight if isinstance(target, Target) else None
+    return 1000 if weight is None else weight * 10
+
+
+def cheapest_models(config: Config, least_tier: str) -> list[str]:
+    """Return the chat models that a choice by price has where none is named, cheapest first.
+
+    They have a price and are known to be at least of that tier. Names are `PROVIDER/MODEL`.
+    """
+    found: list[tuple[int, str]] = []
+    for provider in config.providers:
+        for model in sorted(_known_at(config, provider)):
+            tier = tier_of(config, provider, model)
+            if tier is None or TIERS.index(tier) < TIERS.index(least_tier):
+                continue
+            price = _mix_nusd(config, provider, model)
+            if price is not None and _is_chat(config, provider, model):
+                found.append((price, f"{provider.name}/{model}"))
+    return [name for _, name in sorted(found)[: limits.ROUTE_CHEAPEST_MAX]]
+
+
+def tier_of(config: Config, provider: Provider, model: str) -> str | None:
+    """Return how good a model is: what the file says, else the shipped list; None: unknown."""
+    said = _said(config, provider, model)
+    if said is not None and said.tier is not None:
+        return said.tier
+    return config.facts(provider.vendor, model).tier
+
+
+def _said(config: Config, provider: Provider, model: str) -> Model | None:
+    return next(
+        (
+            item
+            for item in config.models
+            if (item.provider, item.model) == (provider.name, model)
+        ),
+        None,
+    )
+
+
+def _mix_nusd(config: Config, provider: Provider, model: str) -> int | None:
+    """Return the price of 3,000 tokens of input and 1,000 of output; None: not known."""
+    for price in config.prices:
+        if (price.provider, price.model) == (provider.name, model):
+            per_mtok = 3 * price.input_usd_per_mtok + price.output_usd_per_mtok
+            return per_mtok // 1000 + price.request_usd
+    return 0 if provider.is_free else config.facts(provider.vendor, model).mix_nusd
+
+
+def _is_chat(config: Config, provider: Provider, model: str) -> bool:
+    """Whether a model can be asked as others are: nobody has named it for the purpose.
+
+    One that calls tools is a chat model; the names of those that speak, draw or judge say so.
+    """
+    if any(part in model.lower() for part in _OTHER_KINDS):
+        return False
+    said = _said(config, provider, model)
+    is_listed = model in (provider.models or ()) or said is not None
+    return is_listed or config.facts(provider.vendor, model).calls_tools
 
 
 def resolve_model(config: Config, text: str) -> tuple[int, str]:

@@ -9,21 +9,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import Final, NewType
 
 from modelux import limits
-from modelux.config.choosing import (
-    COMMON_KEYS,
-    LIST_KEYS,
-    OWN_KEYS,
-    Choosing,
-    encode_own,
-    read_own,
-)
 from modelux.config.model import (
     OUTPUT_LIMITS,
     RETRY_ON_WORDS,
+    STRATEGIES,
     TIME_LIMITS,
     RoutingConfig,
     Target,
@@ -35,12 +27,18 @@ from modelux.config.read import (
     hint,
     join,
     nearest,
-    read_list,
     read_options,
     read_table,
     shown,
 )
-from modelux.config.strategies import SCORE_ONE
+from modelux.config.strategies import (
+    encode_parts,
+    encode_shadow,
+    number,
+    read_params,
+    read_parts,
+    read_shadow,
+)
 from modelux.units import NUSD_PER_USD, usd_text
 
 ContentHash = NewType("ContentHash", str)
@@ -48,28 +46,7 @@ ContentHash = NewType("ContentHash", str)
 
 REFERENCE: Final = re.compile(r"@(?P<slug>[A-Za-z0-9_][A-Za-z0-9_.-]*)(@(?P<version>[0-9]+))?")
 _STATUS: Final = re.compile(r"[45][0-9][0-9]")
-_STRATEGIES: Final = {
-    "single": "single",
-    "fallback_chain": "fallback",
-    **{name: name for name in LIST_KEYS},
-}
-_PARAMS_REFUSED: Final = {
-    "model": "`model` of the target",
-    "stream": "what the caller asks for",
-    "stream_options": "`stream_usage` of the provider",
-    "messages": "what the caller asks for",
-    "input": "what the caller asks for",
-    "prompt": "what the caller asks for",
-    "n": "what the caller asks for",
-    "best_of": "what the caller asks for",
-    "tools": "what the caller asks for",
-    "metadata": "what the caller asks for",
-    "max_tokens": "`max_output_tokens` of the target",
-    "max_completion_tokens": "`max_output_tokens` of the target",
-}
-"""What a target's `params` may not name, and what settles it instead."""
-_PARAMS_BYTES_MAX: Final = 16 * 1024
-_MEMBER_WEIGHT_MOST: Final = 1_000_000 * SCORE_ONE
+_STRATEGIES: Final = {**{name: name for name in STRATEGIES}, "fallback_chain": "fallback"}
 _MODEL_BYTES_MAX: Final = 256
 
 
@@ -106,60 +83,20 @@ def read_routing(
     strategy = _read_strategy(written, place, named, reading)
     if strategy is None:
         return None
-    key = "model" if strategy == "single" else LIST_KEYS[strategy]
-    if strategy == "fallback" and "attempts" not in data and "models" in data:
-        data["attempts"] = data.pop("models")
-        key = "models"
+
+    def read(item: object, at: str) -> Target | RoutingConfig | None:
+        return read_target(item, at, reading, depth)
+
+    parts = read_parts(strategy, data, place, reading, read)
     values = read_options(RoutingConfig, _with_fit_word(data), place, reading)
-    own_keys = (*COMMON_KEYS, *OWN_KEYS.get(strategy, ()))
-    known = {LIST_KEYS.get(strategy, "model"), *own_keys, *besides, *values}
+    known = {*parts.keys, *besides, *values, "shadow"}
     check_keys(data, known, place, reading, table="routes")
     _check_limits(values, place, reading)
-
-    def read_child(value: object, at: str) -> Target | RoutingConfig | None:
-        return read_target(value, at, reading, depth)
-
-    if strategy == "single":
-        items = [data["model"]] if "model" in data else []
-        if not items:
-            reading.faults.add(join(place, "model"), "is missing")
-    else:
-        items = _items(data, strategy, join(place, key), reading)
-    choosing = Choosing(
-        strategy=strategy, data=data, place=place, reading=reading, read_child=read_child
-    )
-    if strategy == "single":
-        at = join(place, "model")
-        found = [read_child(item, at) for item in items]
-        _, own = read_own(choosing, [])
-        targets = tuple(target for target in found if target is not None)
-    else:
-        targets, own = read_own(choosing, items)
     values["retry_on"] = _read_retry_on(values["retry_on"], place, reading)
-    return build(
-        RoutingConfig,
-        {**values, "strategy": strategy, "targets": targets, "own": own, "place": place},
-    )
-
-
-def _items(
-    data: Mapping[str, object], strategy: str, place: str, reading: Reading
-) -> list[object]:
-    key = LIST_KEYS[strategy]
-    if key not in data:
-        if strategy != "cost_optimized":
-            reading.faults.add(place, "is missing")
-        return []
-    items = read_list(data[key], place, reading)
-    if not items:
-        what = "rule" if strategy == "custom_rules" else "target"
-        reading.faults.add(place, f"needs at least one {what}")
-    if len(items) > limits.ROUTE_TARGETS_MAX:
-        reading.faults.add(
-            place, f"has {len(items)} targets; at most {limits.ROUTE_TARGETS_MAX}"
-        )
-        return []
-    return items
+    if "shadow" in data:
+        values["shadow"] = read_shadow(data["shadow"], join(place, "shadow"), reading, read)
+    named_parts = {"strategy": strategy, "targets": parts.targets, "own": parts.own}
+    return build(RoutingConfig, {**values, **named_parts, "place": place})
 
 
 def _with_fit_word(data: Mapping[str, object]) -> Mapping[str, object]:
@@ -183,17 +120,13 @@ def _read_strategy(written: object, place: str, named: str, reading: Reading) ->
     if isinstance(written, str) and written in _STRATEGIES:
         return _STRATEGIES[written]
     if written is None:
-        message = f"is missing: one of {', '.join(_shown_strategies())}"
+        message = f"is missing: one of {', '.join(STRATEGIES)}"
     elif isinstance(written, str):
         message = f"unknown strategy {shown(written)}{hint(written, _STRATEGIES)}"
     else:
         message = f"must be a string, not {shown(written)}"
     reading.faults.add(place, message)
     return None
-
-
-def _shown_strategies() -> list[str]:
-    return [f'"{name}"' for name in _STRATEGIES if name != "fallback_chain"]
 
 
 def read_target(
@@ -216,7 +149,7 @@ def read_target(
     if "strategy" in data or "policy" in data:
         return read_routing(data, place, reading, depth=depth + 1)
     values = read_options(Target, data, place, reading)
-    known = {"model", "provider_credential_id", "weight", "params", *values}
+    known = {"model", "provider_credential_id", *values}
     check_keys(data, known, place, reading, table="targets")
     at = join(place, "model")
     if "model" not in data:
@@ -240,60 +173,14 @@ def read_target(
             join(place, "max_cost_usd"),
             "has no meaning for a routing config; give it to the targets inside",
         )
+    params_at = join(place, "params")
+    values["params"] = read_params(values["params"], params_at, reading)
+    if "params" in data and model.startswith("@"):
+        reading.faults.add(
+            params_at, "has no meaning for a routing config; give it to the targets inside"
+        )
     _check_limits(values, place, reading)
-    return build(
-        Target,
-        {
-            **values,
-            "model": model,
-            "credential": credential,
-            "weight": _read_weight(data, place, reading),
-            "params": _read_params(data, model, place, reading),
-            "place": at,
-        },
-    )
-
-
-def _read_weight(data: Mapping[str, object], place: str, reading: Reading) -> int | None:
-    value = data.get("weight")
-    if value is None:
-        return None
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        number = Decimal(str(value)) * SCORE_ONE
-        if number.is_finite() and 0 <= number <= _MEMBER_WEIGHT_MOST and number == int(number):
-            return int(number)
-    reading.faults.add(
-        join(place, "weight"),
-        f"{shown(value)} is not a number from 0 on with at most three decimals",
-    )
-    return None
-
-
-def _read_params(
-    data: Mapping[str, object], model: str, place: str, reading: Reading
-) -> str | None:
-    """Read what a target sets in the request's body, as canonical JSON."""
-    if "params" not in data:
-        return None
-    at = join(place, "params")
-    params = read_table(data["params"], at, reading)
-    if model.startswith("@"):
-        reading.faults.add(at, "has no meaning for a routing config; give it to its targets")
-        return None
-    for name in params:
-        instead = _PARAMS_REFUSED.get(name)
-        if instead is not None:
-            reading.faults.add(join(at, name), f"may not be set here; {instead} settles it")
-        elif name.startswith("mlx:"):
-            reading.faults.add(join(at, name), "is ours and never goes to a provider")
-    try:
-        text = canonical(params)
-    except (TypeError, ValueError):
-        reading.faults.add(at, "holds a value that JSON cannot write, such as a date")
-        return None
-    if len(text.encode()) > _PARAMS_BYTES_MAX:
-        reading.faults.add(at, f"is longer than {_PARAMS_BYTES_MAX} bytes")
-    return text
+    return build(Target, {**values, "model": model, "credential": credential, "place": at})
 
 
 def _is_model(text: str, place: str, reading: Reading) -> bool:
@@ -332,15 +219,17 @@ def _read_retry_on(value: object, place: str, reading: Reading) -> tuple[str, ..
 
 def encode(config: RoutingConfig) -> dict[str, object]:
     """Return a config as the plain data that is stored and shown: only what was said."""
-    targets = [encode_target(target) for target in config.targets]
-    data: dict[str, object] = {"strategy": config.strategy}
-    data |= encode_own(config.strategy, targets, config.own, encode_target)
+    data = {"strategy": config.strategy, **encode_parts(config, encode_target)}
     said = {
         **{name: getattr(config, name) for name in TIME_LIMITS},
         "retry_on": None if config.retry_on is None else list(config.retry_on),
         "max_retries_per_attempt": config.max_retries_per_attempt,
         "fit_to_budget": config.fit_to_budget,
         **{name: getattr(config, name) for name in OUTPUT_LIMITS},
+        "embedding_dimensions": config.embedding_dimensions,
+        "shadow": None
+        if config.shadow is None
+        else encode_shadow(config.shadow, encode_target),
     }
     return data | {name: value for name, value in said.items() if value is not None}
 
@@ -356,16 +245,11 @@ def encode_target(target: Target | RoutingConfig) -> object:
         "max_cost_usd": None
         if target.max_cost_usd is None
         else usd_number(target.max_cost_usd),
-        "weight": None if target.weight is None else _weight_number(target.weight),
-        "params": None if target.params is None else json.loads(target.params),
+        "weight": None if target.weight is None else number(target.weight, 2),
+        "params": None if target.params is None else dict(target.params),
     }
     extra = {name: value for name, value in said.items() if value is not None}
     return {"model": target.model, **extra} if extra else target.model
-
-
-def _weight_number(weight: int) -> int | float:
-    whole, rest = divmod(weight, SCORE_ONE)
-    return weight / SCORE_ONE if rest else whole
 
 
 def usd_number(amount_nusd: int) -> int | float:

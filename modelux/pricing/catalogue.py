@@ -6,6 +6,7 @@ when the nearest known name is looked for.
 """
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final, final
@@ -47,6 +48,30 @@ def model_info(vendor: str, model: str) -> ModelInfo | None:
 def has_price(vendor: str, model: str) -> bool:
     """Return whether the catalogue has a price, today, for a vendor's model."""
     return catalogue().has_price(vendor, model, clock.unix_us() // US_PER_S)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a choice by price needs to know of a model."""
+
+    tier: str | None
+    """None: not known."""
+    calls_tools: bool
+    """Whether it is known to: then it is a chat model, whatever else it is."""
+    mix_nusd: int | None
+    """The price of 3,000 tokens of input and 1,000 of output; None: not known."""
+
+
+def model_facts(vendor: str, model: str) -> ModelFacts:
+    """Return what is known of a vendor's model for a choice by price."""
+    info = model_info(vendor, model)
+    usage = {"input_tokens": 3000, "output_tokens": 1000}
+    cost = catalogue().cost(vendor, model, clock.unix_us() // US_PER_S, usage)
+    return ModelFacts(
+        tier=None if info is None else info.tier,
+        calls_tools=info is not None and info.tools is True,
+        mix_nusd=None if cost is None else sum(cost),
+    )
 
 
 @final

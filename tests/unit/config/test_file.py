@@ -101,7 +101,7 @@ attempts = [{ mdel = "x" }]
 retry_on = ["5xy", "399"]
 
 [routes.fancy]
-strategy = "ensemble"
+strategy = "ensembel"
 
 [[budgets]]
 name = "x"
@@ -141,9 +141,8 @@ input_usd_per_mtok = -1
         '"timeout", "connect", "reset", "auth", nor a status from 400 to 599, nearest "5xx"',
         'modelux.toml:31: routes.production.retry_on[1]: "399" is none of "429", "5xx", '
         '"timeout", "connect", "reset", "auth", nor a status from 400 to 599',
-        "modelux.toml:33: routes.fancy.members: is missing",
-        'modelux.toml:33: routes.fancy.aggregation: is missing: one of "first_valid", '
-        '"weighted_vote", "weighted_average", "llm_judge"',
+        'modelux.toml:34: routes.fancy.strategy: unknown strategy "ensembel", nearest '
+        '"ensemble"',
         "modelux.toml:36: budgets[0].scope: is missing",
         "modelux.toml:36: budgets[0].cap_usd: is missing",
         "modelux.toml:39: prices.llama.output_usd_per_mtok: is missing",
@@ -273,8 +272,8 @@ def test_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
         ),
         (
             '[providers.ollama]\n[routes.a]\nstrategy = "single"\n'
-            'model = { model = "ollama/x", weight = -2 }',
-            "routes.a.model.weight: -2 is not a number from 0 on",
+            'model = { model = "ollama/x", weight = 2 }',
+            "routes.a.model.weight: has no meaning here",
         ),
         (
             '[providers.ollama]\n[routes.a]\nstrategy = "fallback"\nattempts = []',

@@ -159,7 +159,7 @@ def test_any_json_is_a_config_or_refused_with_reasons(value: object) -> None:
         ),
         ({"policy": "single", "model": "x"}, "test: model: unknown key"),
         ({"strategy": 3}, "test: strategy: must be a string, not 3"),
-        ({}, 'test: strategy: is missing: one of "single", "fallback"'),
+        ({}, "test: strategy: is missing: one of single, fallback, cost_optimized"),
         (
             {"strategy": "single", "model": "x", "timeout_ms": 0},
             "test: timeout_ms: 0 is out of range: from 1 to 86400000 ms",

@@ -1,12 +1,346 @@
-"""The nouns of strategies: nothing said is nothing kept."""
+"""What each strategy has of its own: read, refused by its place, and written again."""
 
-from modelux.config.strategies import TIERS, Own
+import json
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelux.config.model import AbTest, LatencyOptimized, RoutingConfig
+from modelux.config.read import Faults, Reading
+from modelux.config.routing import encode, read_routing
+from modelux.errors import ConfigError
 
 
-def test_a_strategy_of_which_nothing_was_said_has_nothing_of_its_own() -> None:
-    assert Own() == Own(variants=(), rules=(), accepts=())
-    assert Own().quality_tier is None
+def read(value: object) -> tuple[RoutingConfig | None, list[str]]:
+    faults = Faults("t")
+    reading = Reading(faults=faults, folder=Path("/"), env={}, with_secrets=False)
+    found = read_routing(value, "r", reading)
+    try:
+        faults.check()
+    except ConfigError as failure:
+        return found, failure.faults
+    return found, []
 
 
-def test_tiers_go_from_the_cheapest_to_the_dearest() -> None:
-    assert TIERS == ("economy", "standard", "premium", "frontier")
+FULL: list[dict[str, object]] = [
+    {"strategy": "single", "model": {"model": "a", "params": {"temperature": 0, "seed": 7}}},
+    {"strategy": "cost_optimized", "quality_tier": "premium", "allowed_models": ["a", "b"]},
+    {"strategy": "cost_optimized"},
+    {
+        "strategy": "latency_optimized",
+        "models": ["a", {"model": "b", "timeout_ms": 5}],
+        "metric": "total",
+        "tolerance_pct": 12.5,
+        "explore_pct": 0,
+    },
+    {
+        "strategy": "ensemble",
+        "members": [{"model": "a", "weight": 2.5}, "b", {"model": "@c@7", "weight": 0}],
+        "aggregation": "weighted_vote",
+        "min_responses": 2,
+    },
+    {
+        "strategy": "ensemble",
+        "members": ["a", "@c@7"],
+        "aggregation": "llm_judge",
+        "judge": "d",
+        "min_responses": 2,
+        "timeout_ms": 900,
+    },
+    {
+        "strategy": "ensemble",
+        "members": ["a", "b"],
+        "aggregation": "first_valid",
+        "validate": "response.json_valid",
+    },
+    {
+        "strategy": "ab_test",
+        "variants": [
+            {"name": "old", "weight": 99.99, "target": "a"},
+            {"name": "new", "weight": 0.01, "target": {"strategy": "single", "model": "b"}},
+        ],
+        "sticky_by": "tag:team",
+        "salt": "2026",
+    },
+    {
+        "strategy": "cascade",
+        "steps": [
+            {"target": "a", "accept_if": "response.finish_reason == 'stop'"},
+            {"target": "b", "accept_if": {"judge": "c", "min_score": 0.7}},
+            {"target": "d"},
+        ],
+    },
+    {
+        "strategy": "custom_rules",
+        "rules": [
+            {"if": "tags.tier == 'gold'", "then": "a"},
+            {"if": "request.stream", "then": {"block": "no streams here"}},
+            {"else": {"strategy": "fallback", "attempts": ["b", "@c"]}},
+        ],
+    },
+    {
+        "strategy": "fallback",
+        "attempts": ["a"],
+        "shadow": {"target": "b", "percent": 0.25},
+        "embedding_dimensions": 1536,
+    },
+]
+
+
+@pytest.mark.parametrize("value", FULL, ids=lambda value: str(value["strategy"]))
+def test_what_was_said_is_what_is_stored(value: dict[str, object]) -> None:
+    config, faults = read(value)
+    assert faults == []
+    assert config is not None
+    assert encode(config) == value
+    again, faults = read(encode(config))
+    assert faults == []
+    assert again == config
+
+
+@pytest.mark.parametrize("value", FULL, ids=lambda value: str(value["strategy"]))
+def test_the_other_spelling_means_the_same(value: dict[str, object]) -> None:
+    config = {key: item for key, item in value.items() if key != "strategy"}
+    other, faults = read({"policy": value["strategy"], "config": config})
+    assert faults == []
+    assert other == read(value)[0]
+
+
+def ab_test(*variants: object, **more: object) -> dict[str, object]:
+    return {"strategy": "ab_test", "variants": list(variants), **more}
+
+
+def arm(**more: object) -> dict[str, object]:
+    return {"name": "a", "weight": 1, "target": "m", **more}
+
+
+def rules(*rules: object) -> dict[str, object]:
+    return {"strategy": "custom_rules", "rules": list(rules)}
+
+
+def ensemble(**more: object) -> dict[str, object]:
+    return {
+        "strategy": "ensemble",
+        "members": ["a", "b"],
+        "aggregation": "first_valid",
+        **more,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (
+            {"strategy": "cost_optimised"},
+            'r.strategy: unknown strategy "cost_optimised", nearest',
+        ),
+        (
+            {"strategy": "cost_optimized", "quality_tier": "premum"},
+            'r.quality_tier: "premum" is none of',
+        ),
+        (
+            {"strategy": "cost_optimized", "allowed_models": []},
+            "r.allowed_models: needs at least one target",
+        ),
+        ({"strategy": "latency_optimized"}, "r.models: is missing"),
+        (
+            {"strategy": "latency_optimized", "models": ["a"], "explore_pct": 101},
+            "r.explore_pct: 101 is out of range: from 0 to 100 %",
+        ),
+        (
+            {"strategy": "latency_optimized", "models": ["a"], "metrik": "ttft"},
+            'r.metrik: unknown key, nearest "metric"',
+        ),
+        (ensemble(aggregation="first"), 'r.aggregation: "first" is none of'),
+        (ensemble(min_responses=3), "r.min_responses: 3 is more than there are members, 2"),
+        (ensemble(judge="c"), 'r.judge: only `llm_judge` has a judge, not "first_valid"'),
+        (ensemble(aggregation="llm_judge"), "r.judge: is missing"),
+        (
+            ensemble(aggregation="weighted_vote", validate="json"),
+            'r.validate: only `first_valid` asks for it, not "weighted_vote"',
+        ),
+        (ensemble(validate="response.txt"), "r.validate: line 1, column"),
+        (ab_test(), "r.variants: needs at least one variant"),
+        (ab_test(arm(), arm()), 'r.variants[1].name: "a" is the name of variants[0] already'),
+        (ab_test(arm(weight=0)), "r.variants: all have the weight 0"),
+        (
+            ab_test(arm(weight=-1)),
+            "r.variants[0].weight: -1 is out of range: from 0 to 1000000",
+        ),
+        (ab_test(arm(weight=0.001)), "r.variants[0].weight: 0.001 has more than 2 decimals"),
+        (ab_test({"name": "a", "weight": 1}), "r.variants[0].target: is missing"),
+        (ab_test(arm(), sticky_by="user"), 'r.sticky_by: "user" is none of'),
+        (ab_test(arm(), sticky_by="tag:"), 'r.sticky_by: "tag:": a tag\'s key has'),
+        (
+            {"strategy": "cascade", "steps": [{"target": "a"}, {"target": "b"}]},
+            "r.steps[0].accept_if: is missing",
+        ),
+        (
+            {"strategy": "cascade", "steps": [{"target": "a", "accept_if": "true"}]},
+            "r.steps[0].accept_if: has no meaning: the answer of the last step stands",
+        ),
+        (
+            {
+                "strategy": "cascade",
+                "steps": [
+                    {"target": "a", "accept_if": {"judge": "b", "min_score": 2}},
+                    {"target": "c"},
+                ],
+            },
+            "r.steps[0].accept_if.min_score: 2 is out of range: from 0 to 1",
+        ),
+        (rules({"if": "tagz.x == 'y'", "then": "a"}), "r.rules[0].if: line 1, column 1:"),
+        (rules({"if": "response.text == ''", "then": "a"}), "r.rules[0].if: line 1, column 1:"),
+        (rules({"if": "1 + 1", "then": "a"}), "r.rules[0].if: line 1, column"),
+        (rules({"then": "a"}), "r.rules[0].if: is missing"),
+        (rules({"if": "true"}), "r.rules[0].then: is missing"),
+        (
+            rules({"else": "a"}, {"if": "true", "then": "b"}),
+            "r.rules[0].else: must be the last",
+        ),
+        (rules({"if": "true", "then": {"block": ""}}), "r.rules[0].then.block: needs a text"),
+        (rules({"if": "true", "then": "a b"}), 'r.rules[0].then: "a b" is not a model'),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"max_tokens": 9}}},
+            "r.model.params.max_tokens: may not be set for a target: `max_output_tokens`",
+        ),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"mlx:tags": {}}}},
+            'r.model.params."mlx:tags": is for modelux',
+        ),
+        (
+            {"strategy": "single", "model": "a", "shadow": {"target": "b", "percent": 200}},
+            "r.shadow.percent: 200 is out of range: from 0 to 100 %",
+        ),
+        (
+            {"strategy": "single", "model": "a", "embedding_dimensions": 0},
+            "r.embedding_dimensions: 0 is out of range",
+        ),
+        ({"strategy": "single", "model": "a", "cache": {}}, "r.cache: not in this release"),
+        (
+            {"strategy": "single", "model": {"model": "a", "weight": 2}},
+            "r.model.weight: has no meaning here",
+        ),
+        (
+            {"strategy": "fallback", "models": ["a", "b c"]},
+            'r.models[1]: "b c" is not a model',
+        ),
+        (ensemble(aggregation=None), "r.aggregation: must be a string"),
+        (ensemble(validate="jsn"), 'r.validate: "jsn" is neither "json" nor "json_schema"'),
+        (
+            ensemble(aggregation="weighted_average", members=[{"model": "a", "weight": 0}]),
+            "r.members: all have the weight 0",
+        ),
+        (
+            ensemble(aggregation="llm_judge", judge={"model": "a", "weight": 1}),
+            "r.judge.weight: has no meaning here",
+        ),
+        (rules({"if": "true", "then": "a", "else": "b"}), "r.rules[0].else: stands alone"),
+        (rules({"else": "a"}, {"else": "b"}), "r.rules[0].else: must be the last"),
+        (
+            rules({"if": "true", "then": {"modle": "a"}}),
+            'r.rules[0].then.modle: unknown key, nearest "model"',
+        ),
+        (
+            rules({"if": "true", "then": {"strategy": "fallback", "attempts": [{}]}}),
+            "r.rules[0].then.attempts[0].model: is missing",
+        ),
+        (rules({"if": True, "then": "a"}), "r.rules[0].if: must be an expression in a string"),
+        (
+            rules({"if": "true", "then": {"block": "no", "status": 1}}),
+            "r.rules[0].then.status: unknown key",
+        ),
+        (
+            {"strategy": "single", "model": {"model": "@a", "params": {"seed": 1}}},
+            "r.model.params: has no meaning for a routing config",
+        ),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"x": date(2026, 1, 2)}}},
+            "r.model.params: holds 2026-01-02, which JSON cannot",
+        ),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"x": float("inf")}}},
+            "r.model.params: inf is no number",
+        ),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"x": "y" * 20_000}}},
+            "r.model.params: is longer than 16384 bytes",
+        ),
+        (
+            {"strategy": "single", "model": "a", "shadow": {"target": "b"}},
+            "r.shadow.percent: is missing",
+        ),
+        (
+            {"strategy": "single", "model": "a", "shadow": {"percent": 5}},
+            "r.shadow.target: is missing",
+        ),
+    ],
+)
+def test_a_fault_is_named_with_its_place(value: object, fault: str) -> None:
+    _, faults = read(value)
+    assert any(fault in told for told in faults), faults
+
+
+@given(
+    weights=st.lists(st.integers(0, 10_000), min_size=1, max_size=6).filter(any),
+    tolerance=st.integers(0, 10_000),
+)
+def test_hundredths_survive_writing_and_reading(weights: list[int], tolerance: int) -> None:
+    variants = [
+        {"name": f"v{at}", "weight": weight / 100, "target": "m"}
+        for at, weight in enumerate(weights)
+    ]
+    config, faults = read({"strategy": "ab_test", "variants": variants})
+    assert faults == []
+    assert config is not None
+    assert isinstance(config.own, AbTest)
+    assert [variant.weight for variant in config.own.variants] == weights
+    assert read(encode(config))[0] == config
+    latency = {
+        "strategy": "latency_optimized",
+        "models": ["a"],
+        "tolerance_pct": tolerance / 100,
+    }
+    config, _ = read(latency)
+    assert config is not None
+    assert isinstance(config.own, LatencyOptimized)
+    assert config.own.tolerance_pct == tolerance
+    assert read(encode(config))[0] == config
+
+
+@given(
+    params=st.dictionaries(
+        st.text(min_size=1, max_size=5).filter(lambda name: len(name) > 1),
+        st.recursive(
+            st.one_of(
+                st.none(),
+                st.booleans(),
+                st.integers(-(2**63), 2**63 - 1),
+                st.decimals(-1000, 1000, places=3),
+                st.text(max_size=5),
+            ),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+            max_leaves=8,
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_what_a_target_sets_survives_writing_and_reading(params: dict[str, object]) -> None:
+    config, faults = read({"strategy": "single", "model": {"model": "a", "params": params}})
+    assert faults == []
+    assert config is not None
+    text = json.dumps(encode(config))
+    assert read(json.loads(text))[0] == config
+    assert read(json.loads(text, parse_float=Decimal))[0] == config
+
+
+def test_five_configs_inside_each_other_are_refused_where_the_fifth_stands() -> None:
+    value: object = "x"
+    for _ in range(5):
+        value = rules({"else": value})
+    assert read(value)[1] == ["t: r" + ".rules[0].else" * 4 + ": is nested deeper than 4"]
