@@ -166,6 +166,8 @@ pub struct Attempt {
     pub charged_nusd: Option<u64>,
     /// What the charge rests on.
     pub settled_by: Option<SettledBy>,
+    /// A byte of an answer has come.
+    pub(crate) is_answered: bool,
     /// Its answer came and was not good enough.
     pub(crate) is_rejected: bool,
     pub(crate) failed_by: Option<FailedBy>,

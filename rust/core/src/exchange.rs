@@ -532,6 +532,11 @@ impl Plan {
     ) -> Step {
         let attempt = self.attempt();
         attempt.bytes_received += input.len() as u64;
+        if !attempt.is_answered {
+            attempt.is_answered = true;
+            let target = attempt.live;
+            self.world.live.waited(target, self.worker, Some(now_us));
+        }
         if !matches!(self.phase, Phase::Head) {
             return self.take_body(gate, request_body, input, now_us);
         }

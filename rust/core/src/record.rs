@@ -606,7 +606,7 @@ fn push_inputs(object: &mut Object<'_>, plan: &Plan) {
             });
         }
         let is_plain = |target: &TargetState| {
-            target.health == Health::Closed && target.keys == Keys::Usable
+            target.health == Health::Closed && target.keys == Keys::Usable && !target.is_stalled
         };
         // Where only health is asked for, all being well is all there is to say.
         let is_read = flat.needs.costs || flat.needs.latency || !state.named.is_empty();
@@ -653,6 +653,9 @@ fn push_figures(object: &mut Object<'_>, state: &TargetState) {
         Keys::Usable => {}
         Keys::Cooling { until_us } => object.number(key!("cooling_until_us"), until_us),
         Keys::Rejected => object.flag(key!("keys_rejected"), true),
+    }
+    if state.is_stalled {
+        object.flag(key!("is_stalled"), true);
     }
     let ms = |us: Option<f32>| us.map(|us| f64::from(us) / US_PER_MS);
     for (key, value) in [

@@ -54,6 +54,13 @@ pub(crate) struct Memo {
     named: Vec<Known>,
 }
 
+/// Fewer that wait say nothing.
+const STALLED_WAITING_MIN: u32 = 5;
+/// No silence is suspicious before that.
+const STALLED_US_MIN: u64 = 250_000;
+/// Nor one that is not so many times what the target usually takes to its first byte.
+const STALLED_TIMES: f32 = 5.0;
+
 /// Where a target is remembered, looked up once: a place is checked whenever it is used.
 #[derive(Debug, Clone)]
 pub(crate) struct Ids {
@@ -275,6 +282,7 @@ impl World {
             in_flight: view.in_flight,
             ..TargetState::default()
         };
+        state.is_stalled = self.is_stalled(&view, target, class, asking.now_us);
         if has_latency {
             let seen = live.read_class(target, class, asking.now_us);
             state.ttft_us = seen.ttft_us;
@@ -282,6 +290,25 @@ impl World {
             state.p50_ms = live.p50_ms(target, asking.now_us);
         }
         state
+    }
+
+    /// Do requests wait there, and has nobody been answered for far longer than it usually takes?
+    ///
+    /// A provider that hangs answers nobody until the first timeouts: this tells it from a slow
+    /// one sooner, for the order of targets only.
+    fn is_stalled(
+        &self,
+        view: &live::TargetView,
+        target: TargetId,
+        class: SizeClass,
+        now_us: u64,
+    ) -> bool {
+        if view.waiting < STALLED_WAITING_MIN || view.quiet_us < STALLED_US_MIN {
+            return false;
+        }
+        let usual = self.live.read_class(target, class, now_us).ttft_us;
+        #[expect(clippy::cast_precision_loss, reason = "compared, not counted")]
+        usual.is_some_and(|usual_us| view.quiet_us as f32 > STALLED_TIMES * usual_us)
     }
 
     fn keys(&self, provider: &Provider, leaf: &Leaf, ids: &Ids, now_us: u64) -> Keys {

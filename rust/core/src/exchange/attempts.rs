@@ -108,6 +108,7 @@ impl Plan {
             held_by: None,
             charged_nusd: None,
             settled_by: None,
+            is_answered: false,
             is_rejected: false,
             failed_by: None,
             pooled: false,

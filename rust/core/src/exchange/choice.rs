@@ -283,6 +283,9 @@ impl Plan {
             return;
         };
         let live = &self.world.live;
+        if !attempt.is_answered {
+            live.waited(attempt.live, self.worker, None);
+        }
         live.ended(attempt.live, self.worker);
         let event = self.event_of(attempt, outcome, now_us);
         live.report(attempt.live, event, attempt.started_us, now_us);

@@ -23,7 +23,12 @@ const BREAKER: usize = 2;
 const BEGUN: usize = 3;
 const WINDOW: usize = 4;
 const WINDOW_WORDS: Range<usize> = WINDOW..WINDOW + 10;
+/// When the target answered last, or when the first of those that wait began to.
+const PROGRESS: usize = 14;
 const AVERAGES: usize = 16;
+
+/// A slot's counter of a target: below, what is in flight; above, what of it has no answer yet.
+const WAITS: u64 = 1 << 32;
 
 const WINDOW_BUCKETS: u64 = 10;
 const WINDOW_BUCKET_MS: u64 = breaker::WINDOW_MS / WINDOW_BUCKETS;
@@ -129,6 +134,10 @@ pub struct TargetView {
     pub in_flight: u32,
     /// When an attempt began there last; 0: never.
     pub last_used_us: u64,
+    /// Of the attempts under way, those without a byte of an answer.
+    pub waiting: u32,
+    /// For how long none of them got one, as of all that the target was asked.
+    pub quiet_us: u64,
 }
 
 /// Latencies that a request of one size may expect; None: no sample, or none for ten minutes.
@@ -213,6 +222,8 @@ impl Live {
                 error_rate: None,
                 in_flight: 0,
                 last_used_us: 0,
+                waiting: 0,
+                quiet_us: 0,
             },
         }
     }
@@ -258,7 +269,25 @@ impl Live {
         self.entry(index, USED).store(now_us, Ordering::Relaxed);
         self.entry(index, BEGUN).fetch_add(1, Ordering::Relaxed);
         if worker < self.workers {
-            self.word(in_flight_offset(worker, index)).fetch_add(1, Ordering::Relaxed);
+            let word = self.word(in_flight_offset(worker, index));
+            let before = word.fetch_add(WAITS + 1, Ordering::Relaxed);
+            if before < WAITS {
+                self.entry(index, PROGRESS).store(now_us, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// An attempt that began there, in this worker slot, waits no longer: its answer has begun at
+    /// that time, or, without one, it has ended before.
+    pub fn waited(&self, target: TargetId, worker: u32, answered_us: Option<u64>) {
+        let Some(index) = self.target_index(target) else { return };
+        if let Some(now_us) = answered_us {
+            self.entry(index, PROGRESS).store(now_us, Ordering::Relaxed);
+        }
+        if worker < self.workers {
+            let less = |count: u64| count.checked_sub(WAITS);
+            let word = self.word(in_flight_offset(worker, index));
+            let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
     }
 
@@ -267,7 +296,7 @@ impl Live {
         let Some(index) = self.target_index(target) else { return };
         if worker < self.workers {
             // Never below 0: the slot may have been cleared since, for a worker that took over.
-            let less = |count: u64| count.checked_sub(1);
+            let less = |count: u64| (count % WAITS > 0).then(|| count - 1);
             let word = self.word(in_flight_offset(worker, index));
             let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
@@ -373,10 +402,14 @@ impl Live {
     fn view(&self, index: usize, now_us: u64) -> TargetView {
         let words = TARGETS.words(&self.mapped, index);
         let load = |nth: usize| words[nth].load(Ordering::Relaxed);
+        let (in_flight, waiting) = self.under_way(index);
+        let quiet_us = now_us.saturating_sub(load(PROGRESS));
         TargetView {
             health: Health::of(Breaker::unpack(load(BREAKER))),
             error_rate: window(words, now_us / 1_000).error_rate(),
-            in_flight: u32::try_from(self.in_flight(index)).unwrap_or(u32::MAX),
+            in_flight: u32::try_from(in_flight).unwrap_or(u32::MAX),
+            waiting: u32::try_from(waiting).unwrap_or(u32::MAX),
+            quiet_us: if waiting == 0 { 0 } else { quiet_us },
             last_used_us: if load(BEGUN) == 0 { 0 } else { load(USED) },
         }
     }
@@ -413,9 +446,17 @@ impl Live {
     }
 
     pub(super) fn in_flight(&self, index: usize) -> u64 {
-        (0..self.workers)
-            .map(|worker| self.word(in_flight_offset(worker, index)).load(Ordering::Relaxed))
-            .sum()
+        self.under_way(index).0
+    }
+
+    /// What is under way at a target, and what of it has no answer yet, over all workers.
+    fn under_way(&self, index: usize) -> (u64, u64) {
+        let mut sum = (0, 0);
+        for worker in 0..self.workers {
+            let word = self.word(in_flight_offset(worker, index)).load(Ordering::Relaxed);
+            sum = (sum.0 + word % WAITS, sum.1 + word / WAITS);
+        }
+        sum
     }
 
     /// Empty what lies beside a target's entry.

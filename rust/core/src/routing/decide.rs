@@ -79,6 +79,7 @@ pub struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Standing {
     Ready,
+    Stalled,
     KeysRejected,
     Open,
     Never,
@@ -150,6 +151,9 @@ fn candidate(reject: Option<&'static str>, target: &TargetState) -> Candidate {
         (None, Health::Open { is_due: true, .. }, Keys::Usable) => {
             (None, Standing::Ready, true)
         }
+        (None, Health::Closed, Keys::Usable) if target.is_stalled => {
+            (Some("stalled"), Standing::Stalled, false)
+        }
         (None, Health::Closed, Keys::Usable) => (None, Standing::Ready, false),
     };
     Candidate { reject_reason, is_probe, score: None, standing }
@@ -180,9 +184,13 @@ impl Walk<'_> {
         if self.stopped.is_some() || self.is_open {
             return Vec::new();
         }
-        if self.candidates.iter().any(|one| one.standing == Standing::KeysRejected) {
+        // What hangs, and what has only refused keys, is tried once nobody else can serve.
+        for most in [Standing::Stalled, Standing::KeysRejected] {
+            if !self.candidates.iter().any(|one| one.standing == most) {
+                continue;
+            }
             let mut last = Vec::new();
-            self.add_root(Standing::KeysRejected, &mut last);
+            self.add_root(most, &mut last);
             self.is_closed = false;
             for leaf in last {
                 if !order.contains(&leaf) {

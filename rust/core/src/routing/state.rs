@@ -55,6 +55,8 @@ pub struct TargetState {
     pub error_rate: Option<f32>,
     /// Requests under way there, over all workers.
     pub in_flight: u32,
+    /// Many wait there, and none of them has been answered for far longer than usual.
+    pub is_stalled: bool,
     /// To the first content byte, for requests of this size.
     pub ttft_us: Option<f32>,
     /// To the end of the answer.

@@ -1,9 +1,9 @@
 //! Each strategy through the gate: who is tried, in which order, and what the trace says of it.
 
 use crate::support::{
-    Bench, START_US, chat, document, fallback, plain_chat, provider, target, text,
+    Bench, START_US, UNIX_US, chat, document, fallback, plain_chat, provider, target, text,
 };
-use modelux_core::exchange::{Fault, Step, Verdict};
+use modelux_core::exchange::{Fault, Plan, Step, Verdict};
 use modelux_core::gate::Begin;
 use modelux_core::live::SizeClass;
 use proptest::prelude::*;
@@ -392,6 +392,32 @@ fn five_failures_open_the_breaker_and_one_probe_closes_it() {
         Step::Done(_)
     ));
     assert_eq!(first(&mut bench).attempts()[0].target().label, "m", "closed again");
+}
+
+#[test]
+fn a_target_that_answers_nobody_any_more_is_left_before_its_first_timeout() {
+    let mut document = document(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
+    document["server"]["max_in_flight"] = json!(100);
+    let mut bench = Bench::new(&document);
+    for _ in 0..3 {
+        served(&mut bench, &plain_chat(), &mut |_| says("x"));
+    }
+    let at = |bench: &mut Bench, now_us: u64| {
+        let begun = bench.gate.begin(&plain_chat(), None, "192.0.2.1", now_us, UNIX_US);
+        let Begin::Plan(mut plan) = begun else { panic!("no plan") };
+        let _ = plan.send(&mut bench.gate, crate::support::BODY, now_us);
+        plan
+    };
+    let first = |plan: &Plan| plan.attempts()[0].target().label.clone();
+    let waiting: Vec<_> = (0..8).map(|_| at(&mut bench, START_US)).collect();
+    assert!(waiting.iter().all(|plan| first(plan) == "m"));
+    assert_eq!(first(&at(&mut bench, START_US + 100_000)), "m", "slow is not dead");
+    assert_eq!(first(&at(&mut bench, START_US + 400_000)), "b", "nobody was answered");
+    let mut waiting = waiting.into_iter();
+    let mut alive = waiting.next().unwrap();
+    let body = crate::support::BODY;
+    let _ = alive.answer(&mut bench.gate, body, &says("x"), START_US + 500_000);
+    assert_eq!(first(&at(&mut bench, START_US + 510_000)), "m", "one answer, and it is back");
 }
 
 #[test]
