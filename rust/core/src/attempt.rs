@@ -123,6 +123,7 @@ impl SettledBy {
 }
 
 /// One call to one target.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts of one call")]
 pub struct Attempt {
     /// The config that the target stands in.
     pub(crate) flat: FlatRef,
