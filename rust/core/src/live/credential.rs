@@ -90,7 +90,9 @@ impl Live {
     /// Args: `secret_hash`: of its value, so that another value is not passed over.
     pub fn reject_credential(&self, credential: CredentialId, now_us: u64, secret_hash: u64) {
         self.note_time(now_us);
-        let Some(index) = self.credential_index(credential) else { return };
+        let key = credential.0.key;
+        let made = || (key != 0).then(|| self.find_or_make(&CREDENTIALS, key, &[])).flatten();
+        let Some(index) = self.credential_index(credential).or_else(made) else { return };
         self.of_credential(index, USED).store(now_us, Ordering::Relaxed);
         self.of_credential(index, SECRET).store(secret_hash, Ordering::Relaxed);
         self.of_credential(index, REJECTED).store(now_us.max(1), Ordering::Release);

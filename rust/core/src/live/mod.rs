@@ -8,8 +8,8 @@
 //!
 //! Identifiers say where an entry was seen last and what its key is. An entry that has been idle
 //! for ten minutes, when nothing it holds is believed any more, may be taken over while the table
-//! is full; what is said of it then goes nowhere, until somebody asks for it by its name again. So
-//! ask for each request: it costs a short hash.
+//! is full; the next attempt there makes it anew, by its key alone. People see it again once
+//! somebody has asked for it by its name.
 
 mod credential;
 mod ewma;
@@ -201,7 +201,7 @@ impl Live {
 
     // --- identifiers -------------------------------------------------------------------------
 
-    /// The entry of a target, found or made. It stays its own while an attempt is under way.
+    /// The entry of a target, found or made.
     ///
     /// Where the table is full of targets in use, it is one that nothing is known of.
     #[must_use]
@@ -277,6 +277,12 @@ impl Live {
     /// Where a target's entry is; None where it has none.
     fn target_index(&self, target: TargetId) -> Option<usize> {
         layout::TARGETS.find(&self.mapped, target.0.key, target.0.index as usize)
+    }
+
+    /// The same; made anew where it was taken over.
+    fn target_index_made(&self, target: TargetId) -> Option<usize> {
+        let made = || (target.0.key != 0).then(|| self.find_or_make_target(target.0.key, &[]));
+        self.target_index(target).or_else(|| made().flatten())
     }
 
     // --- the clock ---------------------------------------------------------------------------

@@ -160,9 +160,9 @@ impl Table {
         })
     }
 
-    /// Write an entry's text, unless it is there.
+    /// Write an entry's text, unless it is there or not known.
     fn write_text(&self, mapped: &MappedFile, index: usize, key: u64, parts: &[&str]) {
-        let Some(texts) = self.texts else { return };
+        let Some(texts) = self.texts.filter(|_| !parts.is_empty()) else { return };
         let block = mapped.words(texts + index * TEXT_BYTES, TEXT_BYTES / 8);
         let [owner, lengths, words @ ..] = block else { return };
         if owner.load(Ordering::Acquire) == key {

@@ -265,7 +265,7 @@ impl Live {
     /// An attempt has begun there, in this worker slot.
     pub fn began(&self, target: TargetId, worker: u32, now_us: u64) {
         self.note_time(now_us);
-        let Some(index) = self.target_index(target) else { return };
+        let Some(index) = self.target_index_made(target) else { return };
         self.entry(index, USED).store(now_us, Ordering::Relaxed);
         self.entry(index, BEGUN).fetch_add(1, Ordering::Relaxed);
         if worker < self.workers {
@@ -331,7 +331,7 @@ impl Live {
         now_us: u64,
     ) -> Option<Change> {
         self.note_time(now_us);
-        let index = self.target_index(target)?;
+        let index = self.target_index_made(target)?;
         self.count_result(index, event, now_us);
         let (began_ms, now_ms) = (began_us / 1_000, now_us / 1_000);
         let word = self.entry(index, BREAKER);

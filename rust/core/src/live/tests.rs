@@ -185,7 +185,7 @@ fn a_full_table_gives_way_where_it_is_idle_and_forgets_what_was_there() {
 }
 
 #[test]
-fn what_is_said_of_an_entry_that_was_taken_over_goes_nowhere() {
+fn an_entry_that_was_taken_over_is_made_anew_by_the_next_attempt() {
     let live = Live::private().unwrap();
     let target = live.target("p", "idle for long");
     live.began(target, 0, START);
@@ -193,15 +193,28 @@ fn what_is_said_of_an_entry_that_was_taken_over_goes_nowhere() {
     key.store(key.load(Ordering::Relaxed) ^ 1, Ordering::Relaxed);
     live.ended(target, 0);
     live.ttft(target, SizeClass::Small, 5, START);
-    assert_eq!(fail(&live, target, 5, START), None);
     assert!(!live.take_probe(target, START));
-    assert_eq!(live.read(target, START).health, Health::Closed);
-    let again = live.target("p", "idle for long");
-    live.began(again, 0, START);
-    assert_eq!(live.read(again, START).in_flight, 1);
-    assert!(fail(&live, again, 5, START).is_some());
-    // By now it has another place, where its former identifier finds it, too.
-    assert_eq!(live.read(target, START).health.name(), "open");
+    assert_eq!(live.read(target, START).last_used_us, 0);
+    live.began(target, 0, START + S);
+    assert_eq!(live.read(target, START + S).in_flight, 1);
+    assert!(fail(&live, target, 5, START + S).is_some());
+    // Its name is not known by its key: people see it once somebody has asked for it.
+    assert_eq!(live.targets(START), []);
+    assert_eq!(live.read(live.target("p", "idle for long"), START).health.name(), "open");
+    assert_eq!(live.targets(START)[0].model, "idle for long");
+}
+
+#[test]
+fn what_has_no_identifier_is_healthy_and_unknown_and_nothing_is_made_for_it() {
+    let live = Live::private().unwrap();
+    let (none, nobody) = (TargetId::default(), CredentialId::default());
+    live.began(none, 0, START);
+    assert_eq!(fail(&live, none, 5, START), None);
+    assert!(!live.take_probe(none, START));
+    live.reject_credential(nobody, START, 7);
+    assert!(!live.is_rejected(nobody, START, 7));
+    assert_eq!(live.read(none, START).health, Health::Closed);
+    assert!(layout::TARGETS.entries(&live.mapped).next().is_none());
 }
 
 #[test]
@@ -411,6 +424,10 @@ fn a_refused_credential_is_passed_over_for_a_minute_unless_its_secret_changed() 
     assert_eq!(two.credentials(START)[0].rejected_until_us, Some(START + 60 * S));
     two.accept_credential(id);
     assert!(!one.is_rejected(id, START, 7));
+    let key = layout::CREDENTIALS.word(&one.mapped, id.0.index as usize, 0);
+    key.store(key.load(Ordering::Relaxed) ^ 1, Ordering::Relaxed);
+    one.reject_credential(id, START, 7);
+    assert!(two.is_rejected(id, START, 7), "taken over meanwhile");
 }
 
 #[test]
