@@ -89,6 +89,9 @@ ROUTE_NODES_MAX: Final = 1024
 ROUTE_CHEAPEST_MAX: Final = 32
 """Models that a choice by price has where the config names none: the cheapest ones."""
 
+NULL_RUN_MAX: Final = 1000
+"""So often in a row a rule may come to null before people are told."""
+
 VARIANT_NAME_BYTES_MAX: Final = 64
 BLOCK_REASON_BYTES_MAX: Final = 512
 PARAMS_BYTES_MAX: Final = 16 * KIB

@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from modelux import clock
+from modelux._native import Live
 from modelux.cli.deployment import (
     Deployment,
     add_data_dir,
@@ -20,6 +21,7 @@ from modelux.cli.deployment import (
     write_json,
     write_table,
 )
+from modelux.cli.live import last_text, look_live
 from modelux.config.budgets import budget_id, scope_data
 from modelux.config.credits import Credit
 from modelux.config.model import Config
@@ -126,8 +128,12 @@ def _show(deployment: Deployment, args: argparse.Namespace) -> None:
     if args.json:
         write_json([told(standing) for standing in found])
     elif found:
-        head = ("NAME", "SUBJECT", "CAP", "SPENT", "HELD", "REMAINING", "RESETS", "ACTION")
-        lines, left_out = _lines(found, None if args.all else SUBJECTS_SHOWN_MAX)
+        head = (
+            "NAME", "SUBJECT", "CAP", "SPENT", "HELD", "REMAINING", "RESETS", "ACTION",
+            "LAST ACTED",
+        )  # fmt: skip
+        live = look_live(deployment)
+        lines, left_out = _lines(found, None if args.all else SUBJECTS_SHOWN_MAX, live)
         write_table(head, lines)
         for name, count in left_out.items():
             remark(f"{name}: {count} more subjects; `modelux budgets --all` shows them")
@@ -160,7 +166,7 @@ def _number(amount_nusd: int) -> float:
 
 
 def _lines(
-    found: Sequence[Standing], subjects_max: int | None
+    found: Sequence[Standing], subjects_max: int | None, live: Live | None
 ) -> tuple[list[tuple[str, ...]], dict[str, int]]:
     """Return the table's lines, and how many subjects of which budgets are not among them."""
     lines: list[tuple[str, ...]] = []
@@ -172,8 +178,15 @@ def _lines(
         if subjects_max is not None and shown_count[name] > subjects_max:
             left_out[name] = left_out.get(name, 0) + 1
         else:
-            lines.append(_line(standing))
+            lines.append((*_line(standing), _last_acted(name, live)))
     return lines, left_out
+
+
+def _last_acted(name: str, live: Live | None) -> str:
+    """Return when a budget last refused, fitted or redirected a request; `-`: nobody knows."""
+    if live is None:
+        return "-"
+    return last_text(live.mark(f"budget {name}")) or "never"
 
 
 def _line(standing: Standing) -> tuple[str, ...]:

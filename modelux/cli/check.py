@@ -19,6 +19,7 @@ from modelux.config.budgets import remarks
 from modelux.config.database import FILE_NAME
 from modelux.config.file import data_dir_of, find_config, load_config
 from modelux.config.model import Config
+from modelux.config.outline import budget_remarks, route_remarks
 from modelux.config.read import shown
 from modelux.config.rows import Change
 from modelux.config.versions import FILE_ACTOR, ControlDb
@@ -66,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
         _tell(config, changes)
         write(*new_budgets(config, changes, db, data_dir, clock.unix_us()))
         for line in remarks(config, db.known_keys(config), db.known_slugs(config)):
+            remark(line)
+        routes = (route.config for route in config.routes)
+        for line in (*route_remarks(routes), *budget_remarks(config)):
             remark(line)
         if args.apply and pid is None:
             why = f"modelux check --apply by {login()}"

@@ -145,18 +145,19 @@ def remark(line: str) -> None:
     sys.stderr.write(f"{printable(line)}\n")
 
 
-def write_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with aligned columns."""
+def table_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with aligned columns."""
     lines = [head, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    write(
-        *(
-            "  ".join(
-                f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)
-            ).rstrip()
-            for line in lines
-        )
-    )
+    return [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def write_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with aligned columns."""
+    write(*table_lines(head, rows))
 
 
 def write_json(value: object) -> None:

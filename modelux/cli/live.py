@@ -1,15 +1,15 @@
-"""What `providers` and `stats` share: the live state of a running server, as tables."""
+"""What commands share that look into a running server: its live state, as tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from modelux._native import Live, LiveTarget
-from modelux.cli.deployment import Deployment
+from modelux._native import Live, LiveMark, LiveTarget
+from modelux.cli.deployment import Deployment, instant_text, remark
 from modelux.errors import StoreError
 from modelux.store.budgets import serving_state_dir
 from modelux.store.layout import LIVE_FILE
 from modelux.supervisor.lock import serving_pid
-from modelux.units import MS_PER_S, US_PER_S, MonoUs
+from modelux.units import MS_PER_S, US_PER_S, MonoUs, UnixUs
 
 NOT_RUNNING: Final = (
     "no server is running on this data_dir: health and latency are known only while one does"
@@ -49,6 +49,15 @@ def open_live(deployment: Deployment) -> Live | None:
         raise StoreError(str(failure)) from failure
 
 
+def look_live(deployment: Deployment) -> Live | None:
+    """Return the live state for what is only shown beside; None, and a remark, without it."""
+    try:
+        return open_live(deployment)
+    except StoreError as failure:
+        remark(str(failure))
+        return None
+
+
 def used(targets: Iterable[LiveTarget]) -> list[LiveTarget]:
     """Return the targets that were called at least once, or whose breaker is not closed."""
     return [target for target in targets if target.attempts or target.state != "closed"]
@@ -78,6 +87,13 @@ def target_lines(targets: Sequence[LiveTarget], now_us: MonoUs) -> list[tuple[st
         )
         for target in targets
     ]
+
+
+def last_text(mark: LiveMark | None) -> str | None:
+    """Return when something that is counted last mattered; None for never."""
+    if mark is None or not mark.hits:
+        return None
+    return instant_text(UnixUs(mark.last_unix_s * US_PER_S))
 
 
 def rounded(value: float | None, digits: int = 1) -> float | None:

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
+from modelux._native import LiveMark
 from modelux.cli.deployment import (
     DEFAULT_PROJECT,
     Deployment,
@@ -19,17 +20,21 @@ from modelux.cli.deployment import (
     instant_text,
     open_deployment,
     remark,
+    table_lines,
     write,
     write_json,
     write_table,
 )
+from modelux.cli.live import last_text, look_live
 from modelux.config.database import load_json
 from modelux.config.model import RoutingConfig
+from modelux.config.outline import Counted, counted, mark_name, route_remarks
 from modelux.config.read import NAME, NAME_RULE, Faults, Reading, hint, shown
 from modelux.config.routing import read_routing
 from modelux.config.rows import RouteRow, VersionRow
+from modelux.config.versions import decode
 from modelux.errors import ConfigError, RefusedError
-from modelux.limits import MIB
+from modelux.limits import MIB, NULL_RUN_MAX
 
 _CONFIG_BYTES_MAX: Final = MIB
 
@@ -201,14 +206,54 @@ def _show(deployment: Deployment, args: argparse.Namespace) -> None:
         if version is None
         else _one_version(deployment, row, version)
     )
+    counts = _counts(deployment, row, found)
     if args.json:
-        write_json({"slug": slug, "project": row.project, **_told(row, found)})
+        said = {"slug": slug, "project": row.project, **_told(row, found)}
+        write_json({**said, "counts": None if counts is None else list(map(_count, counts))})
         return
     state = ", live" if _is_live(row, found) else ""
     remark(
         f"@{slug} (v{found.version}{state}) by {found.actor}, {instant_text(found.created_at)}"
     )
     write(*_pretty(found).splitlines())
+    # Beside the config, which is what `set` reads.
+    if counts:
+        head = ("PATH", "WHAT", "TIMES", "LAST")
+        for line in table_lines(head, [_count_line(part, mark) for part, mark in counts]):
+            remark(line)
+
+
+def _counts(
+    deployment: Deployment, row: RouteRow, version: VersionRow
+) -> list[tuple[Counted, LiveMark | None]] | None:
+    """Return how often each part of a version mattered; None where no server counts."""
+    live = look_live(deployment)
+    routing = decode(row.slug, version, Faults(""))
+    if live is None or routing is None:
+        return None
+    return [
+        (part, live.mark(mark_name(row.project, row.slug, version.version, part.path)))
+        for part in counted(routing, deployment.config())
+    ]
+
+
+def _count(count: tuple[Counted, LiveMark | None]) -> dict[str, object]:
+    part, mark = count
+    return {
+        "path": part.path,
+        "what": part.what,
+        "times": 0 if mark is None else mark.hits,
+        "last_at": last_text(mark),
+        **({"null_run": 0 if mark is None else mark.null_run} if part.is_rule else {}),
+    }
+
+
+def _count_line(part: Counted, mark: LiveMark | None) -> tuple[str, ...]:
+    last = last_text(mark) or "never"
+    run = 0 if mark is None or not part.is_rule else mark.null_run
+    if run >= NULL_RUN_MAX:
+        last += f"; came to null {run} times in a row"
+    return part.path, part.what, str(0 if mark is None else mark.hits), last
 
 
 def _told(row: RouteRow, version: VersionRow) -> dict[str, object]:
@@ -248,6 +293,8 @@ def _set(deployment: Deployment, args: argparse.Namespace) -> None:
         draft=args.draft,
         faults=faults,
     )
+    for line in route_remarks([routing]):
+        remark(line)
     if args.json:
         write(
             json.dumps(

@@ -304,7 +304,7 @@ class Resolver:
         """
         least = TIERS.index(own.quality_tier or TIERS[0])
         if not config.targets:
-            cheapest = cheapest_models(self._config, TIERS[least])
+            cheapest = cheapest_models(self._config, own.quality_tier)
             if not cheapest:
                 self._faults.add(
                     join(config.place, "allowed_models"),
@@ -485,11 +485,13 @@ def _thousandths(target: Target | RoutingConfig) -> int:
     return 1000 if weight is None else weight * 10
 
 
-def cheapest_models(config: Config, least_tier: str) -> list[str]:
+def cheapest_models(config: Config, quality_tier: str | None) -> list[str]:
     """Return the chat models that a choice by price has where none is named, cheapest first.
 
-    They have a price and are known to be at least of that tier. Names are `PROVIDER/MODEL`.
+    They have a price and are known to be at least of that tier, without one of the lowest.
+    Names are `PROVIDER/MODEL`.
     """
+    least_tier = quality_tier or TIERS[0]
     found: list[tuple[int, str]] = []
     for provider in config.providers:
         for model in sorted(_known_at(config, provider)):

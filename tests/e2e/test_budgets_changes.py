@@ -286,6 +286,7 @@ def test_the_table_shows_each_budget_and_json_its_documented_keys(looking: Gatew
     table = looking.run("budgets").stdout.splitlines()
     assert table[0].split() == [
         "NAME", "SUBJECT", "CAP", "SPENT", "HELD", "REMAINING", "RESETS", "ACTION",
+        "LAST", "ACTED",
     ]  # fmt: skip
     assert {line.split()[0] for line in table[1:]} >= {"shadow", "warning", "off", "credited"}
     listed = json.loads(looking.run("budgets", "--json").stdout)

@@ -1,14 +1,19 @@
 """A folder with a configuration, and the command line run in it as an operator would."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from modelux._native import Cells, Ledger, Live
 from modelux.cli.main import main
+from modelux.limits import MIB
+from modelux.store.layout import CELLS_FILE, LIVE_FILE
+from modelux.supervisor.lock import ServeLock
 
 FILE = """\
 [server]
@@ -70,3 +75,18 @@ def operator(
     operator.write("modelux.toml", FILE)
     assert run("check", "--apply").code == 0
     return operator
+
+
+@contextmanager
+def serving(operator: Operator, content: str) -> Iterator[Live]:
+    """Apply a configuration; give the live state of its server, which is this process."""
+    places = '[server]\ndata_dir = "data"\nstate_dir = "state"\n'
+    operator.write("modelux.toml", content.replace('[server]\ndata_dir = "data"\n', places))
+    assert operator.run("check", "--apply").code == 0
+    state_dir = operator.folder / "state"
+    state_dir.mkdir()
+    Ledger.create(state_dir, map_bytes=8 * MIB, stamp="boot").close()
+    Cells.create(state_dir / CELLS_FILE, 1)
+    lock = ServeLock.take(operator.folder / "data")
+    yield Live.open_or_create(state_dir / LIVE_FILE, "boot", 1)
+    lock.release()

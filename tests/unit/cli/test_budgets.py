@@ -13,7 +13,7 @@ from modelux.store.budgets import Budget
 from modelux.store.copy import LedgerCopy, Named
 from modelux.store.row import LedgerRow
 from modelux.units import US_PER_S
-from tests.unit.cli.conftest import FILE, Operator
+from tests.unit.cli.conftest import FILE, Operator, serving
 
 BUDGETS: Final = """
 [[budgets]]
@@ -98,12 +98,24 @@ def test_the_table_is_for_people(operator: Operator, budgets: dict[str, Budget])
     lines = [line.split() for line in operator.run("budgets").out.splitlines()]
     assert lines[0] == [
         "NAME", "SUBJECT", "CAP", "SPENT", "HELD", "REMAINING", "RESETS", "ACTION",
+        "LAST", "ACTED",
     ]  # fmt: skip
     assert lines[1][:7] == [
         "team-ml", "-", "100.00", "+5.00", "40.000000001", "1.00", "63.999999999",
     ]  # fmt: skip
     assert lines[2][:3] == ["per-user", "(unset)", "0.50"]
-    assert lines[3][-4:] == ["never", "block,", "disabled,", "shadow"]
+    assert lines[3][-5:] == ["never", "block,", "disabled,", "shadow", "-"]
+
+
+def test_the_table_says_when_a_budget_last_acted(operator: Operator) -> None:
+    with serving(operator, FILE + BUDGETS) as live:
+        live.touch("budget team-ml", 1_800_000_000)
+        lines = operator.run("budgets").out.splitlines()[1:]
+
+    assert [(line.split()[0], line.split()[-1]) for line in lines] == [
+        ("team-ml", "2027-01-15T08:00:00Z"),
+        ("ever", "never"),
+    ]
 
 
 def test_a_split_budget_shows_those_that_spent_most(

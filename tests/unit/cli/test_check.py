@@ -171,6 +171,19 @@ def test_a_budget_that_can_never_match_is_remarked(operator: Operator) -> None:
     )
 
 
+def test_a_rule_that_is_never_reached_is_remarked(operator: Operator) -> None:
+    rules = '[{ if = "true", then = "small" }, { else = "large" }]'
+    route = f'[routes.ruled]\nstrategy = "custom_rules"\nrules = {rules}\n'
+    operator.write("modelux.toml", FILE + route)
+
+    done = operator.run("check")
+
+    assert done.code == 0
+    assert done.err.splitlines()[-1] == (
+        "routes.ruled.rules[1]: is never reached: rules[0] always matches"
+    )
+
+
 def test_a_window_that_begins_anew_tells_since_when(operator: Operator) -> None:
     text = BUDGET.replace('"total"', '"monthly"\ntimezone = "Asia/Kolkata"')
     operator.write("modelux.toml", FILE + text)

@@ -5,13 +5,11 @@ from typing import Final
 
 import pytest
 
-from modelux._native import Cells, Ledger, Live
+from modelux._native import Live
 from modelux.clock import mono_us
-from modelux.limits import MIB
-from modelux.store.layout import CELLS_FILE, LIVE_FILE
-from modelux.supervisor.lock import ServeLock
+from modelux.store.layout import LIVE_FILE
 from modelux.units import US_PER_S
-from tests.unit.cli.conftest import FILE, Operator
+from tests.unit.cli.conftest import FILE, Operator, serving
 
 KEYS: Final = """\
 [providers.keyed]
@@ -29,17 +27,8 @@ def live(operator: Operator) -> Iterator[Live]:
     """The live state of a deployment whose supervisor is this process."""
     operator.write("key-a", "sk-proj-0123456789abcdefTA0A")
     operator.write("key-b", "sk-proj-0123456789abcdefTB0B")
-    places = '[server]\ndata_dir = "data"\nstate_dir = "state"\n'
-    content = FILE.replace('[server]\ndata_dir = "data"\n', places) + KEYS
-    operator.write("modelux.toml", content)
-    assert operator.run("check", "--apply").code == 0
-    state_dir = operator.folder / "state"
-    state_dir.mkdir()
-    Ledger.create(state_dir, map_bytes=8 * MIB, stamp="boot").close()
-    Cells.create(state_dir / CELLS_FILE, 1)
-    lock = ServeLock.take(operator.folder / "data")
-    yield Live.open_or_create(state_dir / LIVE_FILE, "boot", 1)
-    lock.release()
+    with serving(operator, FILE + KEYS) as live:
+        yield live
 
 
 def test_without_a_server_it_says_what_is_configured_and_that_none_runs(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import FILE, Operator
+from tests.unit.cli.conftest import FILE, Operator, serving
 
 SMALL = {"strategy": "single", "model": "small"}
 LARGE = {"strategy": "single", "model": "large"}
@@ -200,3 +200,65 @@ def test_escapes_in_a_routing_config_do_not_reach_the_terminal(operator: Operato
 
     assert "\x1b" not in operator.run("routes", "history", "x").out
     assert "\x1b" not in operator.run("audit").out
+
+
+RULES = """
+[routes.ruled]
+strategy = "custom_rules"
+rules = [
+  { if = "tags.tier == 'gold'", then = "large" },
+  { if = "request.stream", then = { block = "no streams" } },
+  { else = { strategy = "fallback", attempts = ["small", "@production"] } },
+]
+"""
+
+
+def test_show_says_how_often_each_part_mattered_and_when_last(operator: Operator) -> None:
+    with serving(operator, FILE + RULES) as live:
+        live.touch("default/@ruled v1 rules[0]", 1_800_000_000)
+        live.touch("default/@ruled v1 rules[0]", 1_800_000_060)
+        for _ in range(1000):
+            live.null_run("default/@ruled v1 rules[1]", True)  # noqa: FBT003
+        shown = operator.run("routes", "show", "ruled")
+        told = operator.run("routes", "show", "ruled", "--json").json["counts"]
+
+    # What `set` reads stands alone on stdout.
+    assert shown.json["strategy"] == "custom_rules"
+    assert [line.split("  ")[0] for line in shown.err.splitlines()[2:]] == [
+        "rules[0]",
+        "rules[1]",
+        "rules[2]",
+        "rules[2].else.attempts[0]",
+    ]
+    lines = shown.err.splitlines()[2:]
+    assert lines[0].split()[-2:] == ["2", "2027-01-15T08:01:00Z"]
+    assert "never; came to null 1000 times in a row" in lines[1]
+    assert lines[2].split()[-2:] == ["0", "never"]
+    assert told[0] == {
+        "path": "rules[0]",
+        "what": "tags.tier == 'gold' -> large",
+        "times": 2,
+        "last_at": "2027-01-15T08:01:00Z",
+        "null_run": 0,
+    }
+    assert told[1]["null_run"] == 1000
+    assert told[3] == {
+        "path": "rules[2].else.attempts[0]",
+        "what": "small",
+        "times": 0,
+        "last_at": None,
+    }
+
+
+def test_without_a_server_show_has_no_counts(operator: Operator) -> None:
+    assert operator.run("routes", "show", "production", "--json").json["counts"] is None
+    assert len(operator.run("routes", "show", "production").err.splitlines()) == 1
+
+
+def test_set_remarks_what_is_hardly_meant(operator: Operator) -> None:
+    operator.write("new.json", {"strategy": "fallback", "attempts": ["small", "small"]})
+
+    done = operator.run("routes", "set", "production", "new.json")
+
+    assert done.code == 0
+    assert done.err.startswith('attempts[1]: repeats attempts[0], "small"')

@@ -1,0 +1,192 @@
+"""What stands in a routing config, for people: what of it is counted, what is hardly meant."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from modelux._native import check_rule, evaluate_rule
+from modelux.config.model import (
+    AbTest,
+    Cascade,
+    Config,
+    CostOptimized,
+    CustomRules,
+    Ensemble,
+    Judged,
+    RoutingConfig,
+    Rule,
+    RuleCase,
+    Target,
+)
+from modelux.config.read import join, shown
+from modelux.config.resolve import cheapest_models
+from modelux.config.strategies import target_paths
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """A part of a routing config that the live state counts."""
+
+    path: str
+    """Where it stands in the stored form of the config with a name."""
+    what: str
+    """What it is, for people."""
+    is_rule: bool = False
+
+
+def mark_name(project: str, slug: str, version: int, path: str) -> str:
+    """Return the name under which the live state counts a part of a version."""
+    return f"{project}/@{slug} v{version} {path}"
+
+
+def counted(routing: RoutingConfig, config: Config | None, at: str = "") -> Iterator[Counted]:
+    """Yield what is counted, in the order of the text: rules, variants, targets.
+
+    Args:
+        routing: The config.
+        config: Who serves what, for a choice by price that names nobody; None leaves it out.
+        at: The path of what is inside, where it is not the outermost.
+    """
+    own = routing.own
+    if isinstance(own, CustomRules):
+        for index, case in enumerate(own.rules):
+            path = _inside(at, f"rules[{index}]")
+            then = None if case.then is None else routing.targets[case.then]
+            yield Counted(path=path, what=_rule_text(case, then), is_rule=True)
+            if isinstance(then, RoutingConfig):
+                key = "else" if case.condition is None else "then"
+                yield from counted(then, config, f"{path}.{key}")
+        return
+    if isinstance(own, CostOptimized) and not routing.targets and config is not None:
+        for name in cheapest_models(config, own.quality_tier):
+            yield Counted(path=_inside(at, f'allowed_models["{name}"]'), what=name)
+    for index, (target, path) in enumerate(
+        zip(routing.targets, target_paths(routing), strict=True)
+    ):
+        inner = _inside(at, path)
+        if isinstance(own, AbTest):
+            name = own.variants[index].name
+            yield Counted(path=inner, what=f"{name}: {_target_text(target)}")
+        elif isinstance(target, Target) and not target.model.startswith("@"):
+            yield Counted(path=inner, what=target.model)
+        if isinstance(target, RoutingConfig):
+            yield from counted(target, config, inner)
+
+
+def _inside(at: str, path: str) -> str:
+    return f"{at}.{path}" if at else path
+
+
+def _rule_text(case: RuleCase, then: Target | RoutingConfig | None) -> str:
+    leads = f"block {shown(case.block)}" if then is None else _target_text(then)
+    return f"else {leads}" if case.condition is None else f"{case.condition.text} -> {leads}"
+
+
+def _target_text(target: Target | RoutingConfig) -> str:
+    return target.model if isinstance(target, Target) else target.strategy
+
+
+# --- remarks -------------------------------------------------------------------------------
+
+
+def route_remarks(configs: Iterable[RoutingConfig]) -> Iterator[str]:
+    """Yield what is allowed and hardly meant, each with its place.
+
+    Args:
+        configs: Outermost ones.
+    """
+    for routing in configs:
+        yield from _remarks(routing)
+        for inner in _inner(routing):
+            yield from _ignored(inner)
+
+
+def budget_remarks(config: Config) -> Iterator[str]:
+    """Yield the same of routing configs that stand where budgets send their requests."""
+    for budget in config.budgets:
+        if isinstance(budget.downgrade_to, RoutingConfig):
+            yield from _remarks(budget.downgrade_to)
+            yield from _ignored(budget.downgrade_to)
+
+
+def _inner(routing: RoutingConfig) -> Iterator[RoutingConfig]:
+    """Yield the configs that stand directly in one."""
+    aside: list[Target | RoutingConfig] = []
+    if isinstance(routing.own, Ensemble) and routing.own.judge is not None:
+        aside.append(routing.own.judge)
+    if isinstance(routing.own, Cascade):
+        aside += [one.judge for one in routing.own.accepts if isinstance(one, Judged)]
+    if routing.shadow is not None:
+        aside.append(routing.shadow.target)
+    for target in (*routing.targets, *aside):
+        if isinstance(target, RoutingConfig):
+            yield target
+
+
+def _ignored(inner: RoutingConfig) -> Iterator[str]:
+    if inner.shadow is not None:
+        place = join(inner.place, "shadow")
+        yield f"{place}: is ignored: only the outermost routing config mirrors its traffic"
+    for one in _inner(inner):
+        yield from _ignored(one)
+
+
+def _remarks(routing: RoutingConfig) -> Iterator[str]:
+    match routing.own:
+        case CustomRules() as own:
+            yield from _rule_remarks(own, join(routing.place, "rules"))
+        case AbTest() as own:
+            for index, variant in enumerate(own.variants):
+                if variant.weight == 0:
+                    place = f"{join(routing.place, 'variants')}[{index}]"
+                    yield f"{place}: nobody gets {shown(variant.name)}: its weight is 0"
+        case Ensemble():
+            if len(routing.targets) == 1:
+                yield f"{join(routing.place, 'members')}: has one member, which decides alone"
+        case None if routing.strategy == "fallback":
+            yield from _repeats(routing)
+        case _:
+            pass
+    for inner in _inner(routing):
+        yield from _remarks(inner)
+
+
+def _rule_remarks(own: CustomRules, place: str) -> Iterator[str]:
+    """Yield rules that can never be reached, or never match."""
+    texts: dict[str, int] = {}
+    always: int | None = None
+    for index, case in enumerate(own.rules):
+        text = "" if case.condition is None else case.condition.text.strip()
+        verdict = None if case.condition is None else _constant(case.condition)
+        if always is not None:
+            yield f"{place}[{index}]: is never reached: rules[{always}] always matches"
+        elif text in texts:
+            yield f"{place}[{index}]: never decides: rules[{texts[text]}] asks the same before"
+        elif verdict == "false":
+            yield f"{place}[{index}]: never matches: {shown(text)} is never true"
+        if verdict == "true" and always is None:
+            always = index
+        if text:
+            texts.setdefault(text, index)
+
+
+def _constant(rule: Rule) -> str | None:
+    """Return what a rule always says, `true` or `false`; None where it depends on something."""
+    if check_rule(rule.text, answers=False).variables:
+        return None
+    return "true" if evaluate_rule(rule.text, {}, answers=False) is True else "false"
+
+
+def _repeats(routing: RoutingConfig) -> Iterator[str]:
+    seen: list[tuple[object, ...]] = []
+    for target in routing.targets:
+        if isinstance(target, RoutingConfig):
+            seen.append(())
+            continue
+        same = (target.model, target.credential, target.params)
+        if same in seen:
+            place = target.place.removesuffix(".model")
+            yield (
+                f"{place}: repeats attempts[{seen.index(same)}], {shown(target.model)}: to try "
+                "one target more often, use `max_retries_per_attempt`"
+            )
+        seen.append(same)
