@@ -512,11 +512,12 @@ def _read_decimal(value: object, at: Field) -> int | None:
         unit = f" {at.option.unit}" if at.option.unit else ""
         at.fault(f"{shown(value)} is out of range: {span}{unit}")
         return None
-    scaled = written.scaleb(decimals)
-    if scaled != scaled.to_integral_value():
+    scaled = int(written.scaleb(decimals).to_integral_value())
+    # Scaling rounds what has very many digits; comparing does not.
+    if Decimal(scaled).scaleb(-decimals) != written:
         at.fault(f"{shown(value)} has more than {decimals} decimals; round it")
         return None
-    return int(scaled)
+    return scaled
 
 
 def _unit(amount: int, decimals: int) -> Decimal:

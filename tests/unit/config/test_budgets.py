@@ -164,6 +164,48 @@ def test_a_bare_model_to_downgrade_to_is_a_config_without_a_name(
     assert (leaf["model"], leaf["max_output_tokens"]) == ("gpt-4o-mini", 500)
 
 
+def test_any_routing_config_may_be_where_requests_go_at_the_cap(
+    tmp_path: Path, db: ControlDb
+) -> None:
+    text = WHOLE + CAPPED + (
+        'action = "downgrade"\n'
+        "downgrade_to = { strategy = 'ab_test', variants = [\n"
+        "  { name = 'a', weight = 1, target = 'gpt-4o-mini' },\n"
+        "  { name = 'b', weight = 1, target = '@cheap' }] }\n"
+    )  # fmt: skip
+
+    [budget] = snapshot_of(loaded(tmp_path, text), db)["budgets"]
+
+    [node] = cast("list[dict[str, object]]", budget["downgrade"])
+    assert (node["strategy"], node["slug"], node["path"]) == ("ab_test", None, "")
+    children = cast("list[dict[str, object]]", node["children"])
+    assert [child["path"] for child in children] == [
+        "variants[0].target",
+        "variants[1].target",
+    ]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "strategy = 'ensemble', members = ['gpt-4o'], aggregation = 'llm_judge', "
+        "judge = 'gpt-4o-mini'",
+        "strategy = 'cascade', steps = [{ target = 'gpt-4o', accept_if = { judge = "
+        "'gpt-4o-mini', min_score = 0.5 } }, { target = 'gpt-4o' }]",
+    ],
+)
+def test_a_judge_where_requests_go_at_the_cap_needs_a_price(
+    tmp_path: Path, target: str
+) -> None:
+    path = tmp_path / "modelux.toml"
+    path.write_text(f"{WHOLE}{CAPPED}action = 'downgrade'\ndowngrade_to = {{ {target} }}\n")
+
+    with pytest.raises(ConfigError) as failure:
+        load_config(path, ENV, catalogue=known, priced=lambda _, model: model == "gpt-4o")
+
+    assert any('leads to "openai/gpt-4o-mini", which has no' in f for f in failure.value.faults)
+
+
 def test_each_project_that_can_match_gets_its_own_place_to_go_to(
     tmp_path: Path, db: ControlDb
 ) -> None:

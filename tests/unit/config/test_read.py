@@ -1,12 +1,14 @@
 """Values with their places: nearest names, references, and what a message never shows."""
 
+from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelux.config.model import Address, SecretRef
+from modelux.config.model import Address, Kind, Option, SecretRef, declared
 from modelux.config.read import (
     Faults,
     Reading,
@@ -16,6 +18,7 @@ from modelux.config.read import (
     looks_secret,
     nearest,
     parse_address,
+    read_options,
     read_reference,
     shown,
 )
@@ -175,3 +178,46 @@ def test_what_could_be_a_key_is_known_for_one() -> None:
     assert looks_secret("sk-proj-" + "a1" * 10)
     assert not looks_secret("eight megabytes, please")
     assert not looks_secret("full")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """Stands for any noun with a number that has decimals."""
+
+    share: int = declared(
+        0, Option(kind=Kind.DECIMAL, prose="", unit="%", least=0, most=10_000, decimals=2)
+    )
+
+
+def shared(value: object) -> tuple[object, list[str]]:
+    faults = Faults("t")
+    reading = Reading(faults=faults, folder=Path("/"), env={}, with_secrets=False)
+    found = read_options(Share, {"share": value}, "", reading)["share"]
+    return found, faults.texts()
+
+
+@given(hundredths=st.integers(0, 10_000))
+def test_a_number_with_decimals_is_held_exactly_however_it_is_written(hundredths: int) -> None:
+    written = Decimal(hundredths).scaleb(-2)
+    assert shared(written) == (hundredths, [])
+    assert shared(float(written)) == (hundredths, [])
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (True, "must be a number, not true"),
+        ("5", 'must be a number, not "5"'),
+        (-0.01, "-0.01 is out of range: from 0 to 100 %"),
+        (Decimal("1e999999999"), "1E+999999999 is out of range: from 0 to 100 %"),
+        (float("nan"), "nan is out of range: from 0 to 100 %"),
+        (Decimal("1e-999999999"), "1E-999999999 has more than 2 decimals; round it"),
+        (
+            Decimal("0.1" + "0" * 40 + "1"),
+            f"0.1{'0' * 40}1 has more than 2 decimals; round it",
+        ),
+        (0.125, "0.125 has more than 2 decimals; round it"),
+    ],
+)
+def test_a_number_that_is_none_of_those_says_what_would_be(value: object, fault: str) -> None:
+    assert shared(value) == (0, [f"t: share: {fault}"])

@@ -1,17 +1,18 @@
 """What each strategy has of its own: read, refused by its place, and written again."""
 
 import json
+import re
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelux.config.model import AbTest, LatencyOptimized, RoutingConfig
+from modelux.config.model import STRATEGIES, AbTest, LatencyOptimized, RoutingConfig
 from modelux.config.read import Faults, Reading
-from modelux.config.routing import encode, read_routing
+from modelux.config.routing import canonical, encode, read_routing
 from modelux.errors import ConfigError
 
 
@@ -344,3 +345,141 @@ def test_five_configs_inside_each_other_are_refused_where_the_fifth_stands() -> 
     for _ in range(5):
         value = rules({"else": value})
     assert read(value)[1] == ["t: r" + ".rules[0].else" * 4 + ": is nested deeper than 4"]
+
+
+# --- any config ----------------------------------------------------------------------------
+
+models = st.sampled_from(["a", "vllm/b", "@c", "@c@7"])
+weights = st.integers(0, 500).map(lambda hundredths: hundredths / 100)
+conditions = st.sampled_from(["request.stream", "tags.a == 'x'", "time.weekday > 5"])
+accepted = st.sampled_from(["response.json_valid", "response.refusal == null"])
+
+
+def plain_targets(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    table = st.fixed_dictionaries({"model": st.just("a")}, optional={"timeout_ms": st.just(5)})
+    return st.one_of(models, table.filter(lambda found: len(found) > 1), inner)
+
+
+@st.composite
+def nested(draw: st.DrawFn, depth: int) -> dict[str, object]:
+    """Draw a config in its stored form, with configs inside it down to a depth."""
+    inner = nested(depth - 1) if depth else models
+    target = plain_targets(inner)
+    several = st.lists(target, min_size=1, max_size=3)
+    kind = draw(st.sampled_from(sorted(STRATEGIES)))
+    config: dict[str, object] = {"strategy": kind}
+    match kind:
+        case "single":
+            config["model"] = draw(target)
+        case "fallback":
+            config["attempts"] = draw(several)
+        case "cost_optimized":
+            config |= draw(
+                st.fixed_dictionaries(
+                    {},
+                    optional={"allowed_models": several, "quality_tier": st.just("premium")},
+                )
+            )
+        case "latency_optimized":
+            config["models"] = draw(several)
+            config |= draw(
+                st.fixed_dictionaries(
+                    {},
+                    optional={
+                        "metric": st.sampled_from(["ttft", "total"]),
+                        "tolerance_pct": weights,
+                        "explore_pct": weights,
+                    },
+                )
+            )
+        case "ensemble":
+            members = draw(several)
+            config |= {"members": members, "aggregation": "llm_judge", "judge": draw(target)}
+            if draw(st.booleans()):
+                config["min_responses"] = len(members)
+        case "ab_test":
+            config["variants"] = [
+                {"name": f"v{index}", "weight": draw(weights) or 1, "target": one}
+                for index, one in enumerate(draw(several))
+            ]
+            config |= draw(
+                st.fixed_dictionaries(
+                    {}, optional={"salt": st.just("s"), "sticky_by": st.just("tag:a")}
+                )
+            )
+        case "cascade":
+            judged = st.fixed_dictionaries({"judge": target, "min_score": st.just(0.125)})
+            *before, last = draw(several)
+            config["steps"] = [
+                *(
+                    {"target": one, "accept_if": draw(st.one_of(accepted, judged))}
+                    for one in before
+                ),
+                {"target": last},
+            ]
+        case _:
+            leads = st.one_of(target, st.just({"block": "no"}))
+            cases = st.lists(
+                st.fixed_dictionaries({"if": conditions, "then": leads}), min_size=1, max_size=2
+            )
+            config["rules"] = [*draw(cases), *draw(st.sampled_from([[], [{"else": "a"}]]))]
+    if draw(st.booleans()):
+        config["shadow"] = {"target": draw(target), "percent": draw(weights)}
+    return config
+
+
+def told(value: object) -> object:
+    """Return plain data with whole numbers as the stored form spells them."""
+    return json.loads(re.sub(r"(\d)\.0+(?=[,}\]])", r"\1", canonical(value)))
+
+
+def in_the_other_spelling(value: object) -> object:
+    if isinstance(value, list):
+        return [in_the_other_spelling(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: in_the_other_spelling(item) for key, item in value.items()}
+    if "strategy" not in found:
+        return found
+    strategy = found.pop("strategy")
+    if strategy != "fallback":
+        return {"policy": strategy, "config": found}
+    found["models"] = found.pop("attempts")
+    return {"policy": "fallback_chain", "config": found}
+
+
+@settings(deadline=None)
+@given(value=nested(3))
+def test_any_config_is_stored_as_it_was_said_in_both_spellings(
+    value: dict[str, object],
+) -> None:
+    config, faults = read(value)
+    assert faults == []
+    assert config is not None
+    stored = canonical(encode(config))
+    assert json.loads(stored) == told(value)
+    assert read(json.loads(stored))[0] == config
+    assert read(json.loads(stored, parse_float=Decimal))[0] == config
+    assert read(in_the_other_spelling(value))[0] == config
+
+
+@settings(deadline=None)
+@given(value=nested(2), data=st.data())
+def test_a_key_that_nobody_knows_is_refused_wherever_it_stands(
+    value: dict[str, object], data: st.DataObject
+) -> None:
+    tables: list[dict[str, object]] = []
+
+    def look(item: object) -> None:
+        if isinstance(item, dict):
+            tables.append(item)
+        for one in item.values() if isinstance(item, dict) else ():
+            look(one)
+        for one in item if isinstance(item, list) else ():
+            look(one)
+
+    broken = json.loads(json.dumps(value))
+    look(broken)
+    data.draw(st.sampled_from(tables))["nobody_knows"] = 1
+
+    assert any("nobody_knows: unknown key" in fault for fault in read(broken)[1])

@@ -14,7 +14,7 @@ from genai_prices.data import providers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelux.pricing.catalogue import catalogue, known_models
+from modelux.pricing.catalogue import catalogue, known_models, model_facts
 from tests import corpus
 
 # Our names of vendors and those of the corpus and of genai-prices.
@@ -247,6 +247,20 @@ def test_models_are_known_by_all_their_names_and_shown_by_one() -> None:
     assert "claude-3-5-haiku-20241022" not in list(models)
     assert len(models) == len(list(models)) > 20
     assert "gpt-4o" not in models
+
+
+def test_what_a_choice_by_price_needs_is_known_of_a_model() -> None:
+    small, large = model_facts("openai", "gpt-4o-mini"), model_facts("openai", "gpt-4o")
+    embedding = model_facts("openai", "text-embedding-3-small")
+    unknown = model_facts("openai", "nobody-has-it")
+
+    # 0.15 and 0.60 USD a million tokens.
+    assert small.mix_nusd == 1_050_000
+    assert (small.tier, small.calls_tools) == ("economy", True)
+    assert large.mix_nusd is not None
+    assert large.mix_nusd > small.mix_nusd
+    assert not embedding.calls_tools
+    assert (unknown.tier, unknown.calls_tools, unknown.mix_nusd) == (None, False, None)
 
 
 def test_a_vendor_out_of_the_catalogue_has_no_models() -> None:
