@@ -12,7 +12,7 @@ use crate::request::FlatRef;
 use crate::route::{self, Asking};
 use crate::routing::decide::{self, Decision, Stop};
 use crate::routing::state::{BudgetState, Tokens};
-use crate::routing::{FailedBy, Flat, Leaf, Own};
+use crate::routing::{Child, FailedBy, Flat, Leaf, Own};
 use crate::snapshot::Provider;
 use crate::text::listed;
 use crate::tokens::{self, Vocabulary};
@@ -156,7 +156,10 @@ impl Plan {
             }
         }
         for (config, chosen) in flat.configs.iter().zip(&self.choice.decision.chosen) {
-            if let (Own::AbTest { .. }, Some(child)) = (&config.own, chosen) {
+            // A variant that is a target is counted when its attempt begins.
+            if let (Own::AbTest { .. }, Some(child)) = (&config.own, chosen)
+                && matches!(config.children[*child], Child::Config(_))
+            {
                 live.touch(live.mark(&config.marks[*child]), unix_s);
             }
         }

@@ -423,6 +423,9 @@ impl Plan {
             let decision = budget::decide(&self.row_states(), &ask, may_downgrade);
             if let Decision::Hold { limit, amount_nusd, fitted } = decision {
                 self.budgets.limit_sent = limit.filter(|_| fitted || stake.sends_limit);
+                if fitted {
+                    self.mark_tightest(unix_s);
+                }
                 self.take_hold(turn, free, (bound, limit), amount_nusd, now_us)?;
                 continue;
             }
@@ -585,9 +588,23 @@ impl Plan {
         });
     }
 
+    /// Note that a budget mattered: it refused, sent elsewhere, or lowered a limit.
+    fn mark_budget(&self, budget: usize, unix_s: u64) {
+        let live = &self.world.live;
+        let name = &self.snapshot.budgets.get(budget).name;
+        live.touch(live.mark(&format!("budget {name}")), unix_s);
+    }
+
+    fn mark_tightest(&self, unix_s: i64) {
+        if let Some(row) = budget::decide::tightest(&self.row_states()) {
+            self.mark_budget(self.budgets.tallies[row].budget, unix_s.unsigned_abs());
+        }
+    }
+
     fn refuse(&mut self, decision: &Decision, ask: &Ask, unix_us: u64) {
         self.show();
         let Some(row) = decision.row() else { return };
+        self.mark_budget(self.budgets.tallies[row].budget, unix_us / 1_000_000);
         let window = self.budgets.tallies[row].window;
         self.budgets.stopped_by = Some(self.budgets.tallies[row].budget);
         let refused = display::refused(decision, &self.row_states(), ask, &window, unix_us);
@@ -604,10 +621,10 @@ impl Plan {
     }
 
     /// The same, by the number of the budget.
-    pub(super) fn downgrade_by(&mut self, budget: usize, now_us: u64, unix_us: u64) -> bool {
+    pub(super) fn downgrade_by(&mut self, number: usize, now_us: u64, unix_us: u64) -> bool {
         let Some(project) = self.subject.project else { return false };
         let snapshot = Rc::clone(&self.snapshot);
-        let budget = snapshot.budgets.get(budget);
+        let budget = snapshot.budgets.get(number);
         let Some(flat) = budget.downgrade_for(project).cloned() else { return false };
         let left = std::mem::replace(
             &mut self.choice,
@@ -636,6 +653,7 @@ impl Plan {
         // What has not been held yet is not an attempt; an ensemble has none of its own.
         let is_open = self.attempts.last().is_some_and(|attempt| attempt.outcome.is_none());
         let attempt = if is_open { self.attempts.pop() } else { None };
+        self.mark_budget(number, unix_us / 1_000_000);
         let from = match &attempt {
             Some(attempt) => attempt.target().label.clone(),
             None => self.subject.model_requested.clone(),

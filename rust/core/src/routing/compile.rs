@@ -161,6 +161,17 @@ struct Context {
     dimensions: Option<u64>,
 }
 
+impl Context {
+    /// How what stands in a config is named where it is counted.
+    fn owner_of(&self, config: &ConfigNode, project: &str) -> String {
+        match (&config.slug, config.version) {
+            (Some(slug), Some(version)) => format!("{project}/@{slug} v{version}"),
+            (Some(slug), None) => format!("{project}/@{slug}"),
+            (None, _) => self.owner.clone(),
+        }
+    }
+}
+
 impl Flat {
     /// Compile a config of `project`.
     ///
@@ -198,7 +209,8 @@ impl Flat {
         let mut compiler = Compiler { flat: &mut flat, providers, project };
         compiler.config(config, &context, 1)?;
         if let Some(shadow) = &config.shadow {
-            let target = compiler.apart(&shadow.target)?;
+            let owner = context.owner_of(config, project);
+            let target = compiler.apart(&shadow.target, &owner)?;
             flat.shadow = Some(Shadow { flat: target, percent_bp: shadow.percent_bp });
         }
         if flat.leaves.is_empty() && !flat.is_all_blocks() {
@@ -250,17 +262,13 @@ impl Compiler<'_> {
         };
         let number = self.flat.configs.len();
         let (mut path, mut slugs) = (context.path.clone(), context.slugs.clone());
-        let mut owner = context.owner.clone();
+        let owner = context.owner_of(config, self.project);
         if let Some(slug) = &config.slug {
             slugs.push(slug.clone());
             path.push(match config.version {
                 Some(version) => format!("@{slug} (v{version})"),
                 None => format!("@{slug}"),
             });
-            owner = match config.version {
-                Some(version) => format!("{}/@{slug} v{version}", self.project),
-                None => format!("{}/@{slug}", self.project),
-            };
         }
         let limits = context.limits.within(config.limits);
         self.flat
@@ -362,7 +370,9 @@ impl Compiler<'_> {
                 let accepts = config
                     .accepts
                     .iter()
-                    .map(|accept| accept.as_ref().map(|accept| self.accept(accept)).transpose())
+                    .map(|accept| {
+                        accept.as_ref().map(|accept| self.accept(accept, owner)).transpose()
+                    })
                     .collect::<Result<_, _>>()?;
                 Ok(Own::Cascade { accepts })
             }
@@ -385,17 +395,22 @@ impl Compiler<'_> {
                 }
                 Ok(Own::Rules { rules })
             }
-            Strategy::Ensemble => self.ensemble(config, children).map(Own::Ensemble),
+            Strategy::Ensemble => self.ensemble(config, owner, children).map(Own::Ensemble),
         }
     }
 
-    fn ensemble(&mut self, config: &ConfigNode, members: usize) -> Result<Ensemble, String> {
+    fn ensemble(
+        &mut self,
+        config: &ConfigNode,
+        owner: &str,
+        members: usize,
+    ) -> Result<Ensemble, String> {
         let aggregation = config.aggregation.ok_or("an ensemble needs its aggregation")?;
         let least = match aggregation {
             Aggregation::WeightedVote => members / 2 + 1,
             _ => 1,
         };
-        let judge = config.judge.as_ref().map(|judge| self.apart(judge)).transpose()?;
+        let judge = config.judge.as_ref().map(|judge| self.apart(judge, owner)).transpose()?;
         if (aggregation == Aggregation::LlmJudge) != judge.is_some() {
             return Err("`judge` belongs to `llm_judge`, and to nothing else".to_owned());
         }
@@ -421,18 +436,18 @@ impl Compiler<'_> {
         })
     }
 
-    fn accept(&mut self, accept: &AcceptNode) -> Result<Accept, String> {
+    fn accept(&mut self, accept: &AcceptNode, owner: &str) -> Result<Accept, String> {
         match accept {
             AcceptNode::Rule { rule } => self.text(rule, Place::Answer).map(Accept::Rule),
             AcceptNode::Judge { judge, min_score_permille } => Ok(Accept::Judge {
-                judge: self.apart(judge)?,
+                judge: self.apart(judge, owner)?,
                 min_score_permille: *min_score_permille,
             }),
         }
     }
 
     /// A target that is not one of the config's own: a judge, a shadow.
-    fn apart(&self, node: &Node) -> Result<Rc<Flat>, String> {
+    fn apart(&self, node: &Node, owner: &str) -> Result<Rc<Flat>, String> {
         let compiled = match node {
             Node::Config(_) => Flat::compile(node, self.providers, self.project)?,
             Node::Target(target) => {
@@ -446,7 +461,7 @@ impl Compiler<'_> {
                     retries: 0,
                     path: Vec::new(),
                     slugs: Vec::new(),
-                    owner: String::new(),
+                    owner: owner.to_owned(),
                     dimensions: None,
                 };
                 flat.leaves = vec![leaf(target, self.providers, &context)?];

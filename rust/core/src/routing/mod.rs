@@ -18,7 +18,9 @@ use serde::Deserialize;
 
 use crate::route::{IdsCell, MemoCell};
 
-pub(crate) use compile::{Accept, Config, Ensemble, Named, Needs, Own, Shadow, Validate};
+pub(crate) use compile::{
+    Accept, Child, Config, Ensemble, Named, Needs, Own, Shadow, Validate,
+};
 pub use node::{Aggregation, Metric, Node};
 
 /// To the first content byte, where no config around a target says otherwise.

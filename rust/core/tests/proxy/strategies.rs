@@ -395,6 +395,25 @@ fn five_failures_open_the_breaker_and_one_probe_closes_it() {
 }
 
 #[test]
+fn what_mattered_is_counted_once_under_its_place() {
+    let mut arm = target(0, "m");
+    arm["path"] = json!("variants[0].target");
+    let mut inner = fallback(&[target(1, "b")], &json!({}));
+    inner["path"] = json!("variants[1].target");
+    let own = json!({"variants": [{"name": "x", "weight": 1}, {"name": "y", "weight": 0}]});
+    let document = priced(&config("ab_test", &[arm, inner], &own));
+    let mut bench = Bench::new(&document);
+    for _ in 0..3 {
+        served(&mut bench, &plain_chat(), &mut |_| says("x"));
+    }
+    let hits = |path: &str| {
+        let name = format!("default/@prod v2 {path}");
+        bench.gate.live().mark_view(&name).map_or(0, |view| view.hits)
+    };
+    assert_eq!((hits("variants[0].target"), hits("variants[1].target")), (3, 0));
+}
+
+#[test]
 fn a_target_that_answers_nobody_any_more_is_left_before_its_first_timeout() {
     let mut document = document(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
     document["server"]["max_in_flight"] = json!(100);
