@@ -62,6 +62,14 @@ impl Bound {
         Self { factor_permille, ..self }
     }
 
+    /// The same on top of an amount that is due whatever happens.
+    #[must_use]
+    pub fn on_top_of(self, nusd: u64) -> Self {
+        let shrunk = u128::from(nusd) * 1000 / u128::from(self.factor_permille.max(1));
+        let more = u64::try_from(shrunk).unwrap_or(u64::MAX);
+        Self { fixed_nusd: self.fixed_nusd.saturating_add(more), ..self }
+    }
+
     /// What an attempt with this output limit may cost, in nano-USD; None is beyond 2^53.
     ///
     /// A limit of None means that there is no output side.

@@ -284,17 +284,24 @@ fn reserve_group(
         }
     }
     let is_enough = judge_fits && fitting >= group.least.min(members);
+    let refused = if judge_fits { fitting } else { count - 1 };
+    let mut undone_nusd = 0_u64;
     for (at, plan) in group.plans.iter_mut().enumerate() {
         let is_judge = group.has_judge && at == count - 1;
         if is_enough && (at < fitting || is_judge) {
             continue;
         }
         if let Some((slot, seq)) = plan.held_slot() {
+            undone_nusd = undone_nusd.saturating_add(plan.held_nusd());
             turn.settle(seq, 0)?;
             plan.undo_hold();
             free.slots.free(slot);
         }
         plan.leave_out();
+    }
+    if !is_enough && undone_nusd > 0 {
+        // What its own siblings held is nothing that the caller could wait for.
+        group.plans[refused].refuse_beside(undone_nusd, turn, free, unix_us)?;
     }
     Ok(())
 }

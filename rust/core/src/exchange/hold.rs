@@ -452,6 +452,32 @@ impl Plan {
         Ok(())
     }
 
+    /// Refuse a call of several again, once those beside it hold nothing any more: by what they
+    /// all would need together.
+    pub(crate) fn refuse_beside(
+        &mut self,
+        beside_nusd: u64,
+        turn: &mut Turn<'_>,
+        free: &Free<'_>,
+        unix_us: u64,
+    ) -> Result<(), LedgerFault> {
+        let unix_s = i64::try_from(unix_us / 1_000_000).unwrap_or(i64::MAX);
+        let (Some(_), Some(stake)) = (self.budgets.stopped_by, self.budgets.stake) else {
+            return Ok(());
+        };
+        let (Some(bound), Some(attempt)) = (stake.bound, self.attempts.last()) else {
+            return Ok(());
+        };
+        let (leaf, provider) = self.target_of(attempt);
+        let factor = free.factor_permille(&provider.name, &leaf.model);
+        self.read_rows(turn, unix_s)?;
+        let bound = bound.times(factor).on_top_of(beside_nusd);
+        let ask = Ask { bound, limit: stake.limit, least: stake.least };
+        let decision = budget::decide(&self.row_states(), &ask, false);
+        self.refuse(&decision, &ask, unix_us);
+        Ok(())
+    }
+
     /// Read the row of each budget that matches, in the window that the wall clock is in.
     fn read_rows(&mut self, turn: &mut Turn<'_>, unix_s: i64) -> Result<(), LedgerFault> {
         let snapshot = Rc::clone(&self.snapshot);
@@ -552,6 +578,11 @@ impl Plan {
     /// Slot and number of the present hold.
     pub(crate) fn held_slot(&self) -> Option<(u32, u64)> {
         self.hold.as_ref().map(|hold| (hold.slot, hold.seq))
+    }
+
+    /// What it holds, in nano-USD.
+    pub(crate) fn held_nusd(&self) -> u64 {
+        self.hold.as_ref().map_or(0, |hold| hold.amount_nusd)
     }
 
     /// The turn in which this plan was held is void: so is the hold.
