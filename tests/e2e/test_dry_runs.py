@@ -40,6 +40,11 @@ strategy = "fallback"
 attempts = ["sim/text-embedding-ada-002", "sim/text-embedding-3-small"]
 embedding_dimensions = 256
 
+[routes.checked-vectors]
+strategy = "fallback"
+attempts = ["sim/v-short", "sim/v-right"]
+embedding_dimensions = 256
+
 [routes.any-vectors]
 strategy = "fallback"
 attempts = ["sim/v-1", "sim/v-2"]
@@ -127,7 +132,6 @@ def test_a_dry_run_tells_what_a_budget_would_say(client: openai.OpenAI) -> None:
 
 def test_a_dry_run_is_blocked_by_the_rule_that_would_block(client: openai.OpenAI) -> None:
     answer = _dry(client, "@ruled", tags="tier=banned")
-    print(answer.modelux)
     assert answer.modelux["attempts"] == []
     assert answer.modelux["decision"]["rules"][0]["result"] is True
 
@@ -162,10 +166,18 @@ def test_every_vector_of_a_route_has_the_length_that_it_says(
     assert asked(simulator) == ["text-embedding-3-small"]
 
 
-def test_a_caller_that_wants_another_length_than_the_route_has_is_refused(
+def test_the_routes_length_holds_whatever_a_caller_asks_for(
     client: openai.OpenAI, simulator: Simulator
 ) -> None:
-    with pytest.raises(openai.APIStatusError) as caught:
-        client.embeddings.create(model="@vectors", input="a", dimensions=512)
-    assert 400 <= caught.value.status_code < 600
-    assert asked(simulator) == []
+    vectors = client.embeddings.create(model="@vectors", input="a", dimensions=512)
+    assert len(vectors.data[0].embedding) == 256
+    assert budgets.sent_body(simulator)["dimensions"] == 256
+
+
+def test_a_vector_of_another_length_goes_on_to_the_next_target(
+    client: openai.OpenAI, simulator: Simulator
+) -> None:
+    with told(simulator, {"v-short": "dimensions=64", "v-right": "dimensions=256"}):
+        vectors = client.embeddings.create(model="@checked-vectors", input="a")
+    assert len(vectors.data[0].embedding) == 256
+    assert asked(simulator) == ["v-short", "v-right"]

@@ -458,6 +458,14 @@ fn has_dimensions(model: &str, wanted: u64) -> bool {
     }
 }
 
+/// Does this model give vectors of the length that a request asks for?
+pub(crate) fn takes_dimensions(model: &str) -> bool {
+    matches!(
+        model,
+        "text-embedding-3-small" | "text-embedding-3-large" | "gemini-embedding-001"
+    )
+}
+
 /// A place for the memo of one config.
 pub(crate) type MemoCell = RefCell<Option<Rc<Memo>>>;
 

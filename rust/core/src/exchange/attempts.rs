@@ -11,6 +11,7 @@ use crate::digits::push_number;
 use crate::gate::Gate;
 use crate::patch;
 use crate::request::FlatRef;
+use crate::route;
 use crate::routing::{FailedBy, Next};
 use crate::snapshot::{Provider, auth_line};
 use crate::sse::Follower;
@@ -144,6 +145,17 @@ impl Plan {
             let mut merged = Vec::with_capacity(body.len() + params.len());
             // What we have just patched was scanned: it is an object.
             if patch::merge_params(&body, params.as_bytes(), &mut merged).is_ok() {
+                body = merged;
+            }
+        }
+        if let Some(length) = leaf.dimensions
+            && self.endpoint == Endpoint::Embeddings
+            && route::takes_dimensions(&leaf.model)
+        {
+            // The route's promise, whatever this caller asks for.
+            let wanted = format!(r#"{{"dimensions":{length}}}"#);
+            let mut merged = Vec::with_capacity(body.len() + wanted.len());
+            if patch::merge_params(&body, wanted.as_bytes(), &mut merged).is_ok() {
                 body = merged;
             }
         }
