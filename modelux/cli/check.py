@@ -14,20 +14,31 @@ from typing import Final
 
 from modelux import clock
 from modelux._native import window
-from modelux.cli.deployment import add_data_dir, instant_text, login, remark, write
+from modelux.cli.deployment import (
+    Deployment,
+    add_data_dir,
+    instant_text,
+    login,
+    remark,
+    write,
+)
+from modelux.cli.live import look_live
 from modelux.config.budgets import remarks
 from modelux.config.database import FILE_NAME
 from modelux.config.file import data_dir_of, find_config, load_config
 from modelux.config.model import Config
-from modelux.config.outline import budget_remarks, route_remarks
-from modelux.config.read import shown
-from modelux.config.rows import Change
+from modelux.config.outline import budget_remarks, route_remarks, shadow_remarks
+from modelux.config.read import Faults, shown
+from modelux.config.resolve import LiveRoute
+from modelux.config.rows import Change, resource, route_name
+from modelux.config.traffic import Traffic, traffic_remarks
 from modelux.config.versions import FILE_ACTOR, ControlDb
 from modelux.errors import ConfigError, StoreError
 from modelux.store.layout import RELOAD_FILE
 from modelux.supervisor.configuration import ollama_models
 from modelux.supervisor.lock import serving_pid
 from modelux.supervisor.options import last_reload_seq
+from modelux.trace.carried import carried_tags
 from modelux.trace.files import trace_files
 from modelux.trace.spend import Subject, spent_in_window
 from modelux.units import US_PER_S, NanoUsd, UnixUs, usd_text
@@ -35,6 +46,8 @@ from modelux.units import US_PER_S, NanoUsd, UnixUs, usd_text
 RELOAD_WAIT_US: Final = 30 * US_PER_S
 RELOAD_LOOK_S: Final = 0.02
 SUBJECTS_SHOWN_MAX: Final = 5
+TRACES_LEAST: Final = 1_000
+"""With fewer traces, a tag that none of them has carried may only not have come yet."""
 _SIGNS: Final = {"added": "+", "removed": "-", "retired": "-"}
 
 
@@ -68,8 +81,8 @@ def run(args: argparse.Namespace) -> int:
         write(*new_budgets(config, changes, db, data_dir, clock.unix_us()))
         for line in remarks(config, db.known_keys(config), db.known_slugs(config)):
             remark(line)
-        routes = (route.config for route in config.routes)
-        for line in (*route_remarks(routes), *budget_remarks(config)):
+        deployment = Deployment(path=path, environ=args.environ, data_dir=data_dir, db=db)
+        for line in _route_remarks(deployment, config, changes):
             remark(line)
         if args.apply and pid is None:
             why = f"modelux check --apply by {login()}"
@@ -115,6 +128,56 @@ def change_line(change: Change) -> str:
     if verb == "changed":
         return f"{sign} {change.resource}: {', '.join(sorted(detail))}"
     return f"{sign} {change.resource}"
+
+
+def _route_remarks(
+    deployment: Deployment, config: Config, changes: Sequence[Change]
+) -> Iterator[str]:
+    """Yield what is hardly meant in the routes of the file, and in all that will serve."""
+    served = _served_after(deployment.db, config, changes)
+    # What the file declares is looked at as the file has it; the rest has places of its own.
+    stored = (one.config for one in served if one.config.place.startswith("@"))
+    yield from route_remarks((*(route.config for route in config.routes), *stored))
+    yield from budget_remarks(config)
+    traffic = _traffic(deployment)
+    for route in served:
+        yield from shadow_remarks(route, served)
+        yield from traffic_remarks(route, traffic)
+
+
+def _served_after(db: ControlDb, config: Config, changes: Sequence[Change]) -> list[LiveRoute]:
+    """Return what serves once the configuration is loaded, which changes just that."""
+    moved = {
+        change.resource: change.detail["to"]
+        for change in changes
+        if change.action.startswith("route.")
+    }
+    before = db.live_routes(config, Faults(config.source))
+    live = {resource("route", route_name(one.project, one.slug)): one for one in before}
+    for route in config.routes:
+        name = resource("route", route_name(route.project, route.slug))
+        version = moved.get(name)
+        if isinstance(version, int):
+            live[name] = LiveRoute(
+                project=route.project, slug=route.slug, version=version, config=route.config
+            )
+    return [one for name, one in live.items() if moved.get(name, one.version) is not None]
+
+
+def _traffic(deployment: Deployment) -> Traffic:
+    """Return what is known of the requests so far; what cannot be read is not known."""
+    try:
+        tags = carried_tags(trace_files(deployment.data_dir), TRACES_LEAST)
+    except StoreError as failure:
+        remark(str(failure))
+        tags = None
+    live = look_live(deployment)
+
+    def null_run(mark: str) -> int:
+        found = None if live is None else live.mark(mark)
+        return 0 if found is None else found.null_run
+
+    return Traffic(tags=tags, null_run=null_run)
 
 
 def _value(difference: object) -> str:

@@ -28,8 +28,9 @@ from modelux.cli.deployment import (
 from modelux.cli.live import last_text, look_live
 from modelux.config.database import load_json
 from modelux.config.model import RoutingConfig
-from modelux.config.outline import Counted, counted, mark_name, route_remarks
+from modelux.config.outline import Counted, counted, mark_name, route_remarks, shadow_remarks
 from modelux.config.read import NAME, NAME_RULE, Faults, Reading, hint, shown
+from modelux.config.resolve import LiveRoute
 from modelux.config.routing import read_routing
 from modelux.config.rows import RouteRow, VersionRow
 from modelux.config.versions import decode
@@ -293,7 +294,11 @@ def _set(deployment: Deployment, args: argparse.Namespace) -> None:
         draft=args.draft,
         faults=faults,
     )
-    for line in route_remarks([routing]):
+    made = LiveRoute(
+        project=args.project, slug=args.slug, version=saved.version, config=routing
+    )
+    live = deployment.db.live_routes(config, Faults(""))
+    for line in (*route_remarks([routing]), *shadow_remarks(made, live)):
         remark(line)
     if args.json:
         write(

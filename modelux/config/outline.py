@@ -1,6 +1,6 @@
 """What stands in a routing config, for people: what of it is counted, what is hardly meant."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from modelux._native import check_rule, evaluate_rule
@@ -18,7 +18,8 @@ from modelux.config.model import (
     Target,
 )
 from modelux.config.read import join, shown
-from modelux.config.resolve import cheapest_models
+from modelux.config.resolve import LiveRoute, cheapest_models
+from modelux.config.routing import REFERENCE
 from modelux.config.strategies import target_paths
 
 
@@ -96,7 +97,7 @@ def route_remarks(configs: Iterable[RoutingConfig]) -> Iterator[str]:
     """
     for routing in configs:
         yield from _remarks(routing)
-        for inner in _inner(routing):
+        for inner in inner_configs(routing):
             yield from _ignored(inner)
 
 
@@ -108,8 +109,15 @@ def budget_remarks(config: Config) -> Iterator[str]:
             yield from _ignored(budget.downgrade_to)
 
 
-def _inner(routing: RoutingConfig) -> Iterator[RoutingConfig]:
+def inner_configs(routing: RoutingConfig) -> Iterator[RoutingConfig]:
     """Yield the configs that stand directly in one."""
+    for target in (*routing.targets, *_aside(routing)):
+        if isinstance(target, RoutingConfig):
+            yield target
+
+
+def _aside(routing: RoutingConfig) -> list[Target | RoutingConfig]:
+    """Return what stands beside a config's own targets: judges, and where it is mirrored to."""
     aside: list[Target | RoutingConfig] = []
     if isinstance(routing.own, Ensemble) and routing.own.judge is not None:
         aside.append(routing.own.judge)
@@ -117,17 +125,45 @@ def _inner(routing: RoutingConfig) -> Iterator[RoutingConfig]:
         aside += [one.judge for one in routing.own.accepts if isinstance(one, Judged)]
     if routing.shadow is not None:
         aside.append(routing.shadow.target)
-    for target in (*routing.targets, *aside):
-        if isinstance(target, RoutingConfig):
-            yield target
+    return aside
 
 
 def _ignored(inner: RoutingConfig) -> Iterator[str]:
     if inner.shadow is not None:
         place = join(inner.place, "shadow")
         yield f"{place}: is ignored: only the outermost routing config mirrors its traffic"
-    for one in _inner(inner):
+    for one in inner_configs(inner):
         yield from _ignored(one)
+
+
+def shadow_remarks(route: LiveRoute, live: Sequence[LiveRoute]) -> Iterator[str]:
+    """Yield each place where a config is named whose `shadow` has no effect there.
+
+    Args:
+        route: The route that is looked at.
+        live: Every live route, this one too.
+    """
+    mirrored = {
+        one.slug
+        for one in live
+        if one.project == route.project and one.config.shadow is not None
+    }
+    for target in _named(route.config):
+        match = REFERENCE.fullmatch(target.model)
+        if match and not match["version"] and match["slug"] in mirrored:
+            yield (
+                f"{target.place}: the `shadow` of @{match['slug']} is ignored here: only the "
+                "outermost routing config mirrors its traffic"
+            )
+
+
+def _named(routing: RoutingConfig) -> Iterator[Target]:
+    """Yield every target that stands in a config or inside of it, by name."""
+    for target in (*routing.targets, *_aside(routing)):
+        if isinstance(target, Target):
+            yield target
+        else:
+            yield from _named(target)
 
 
 def _remarks(routing: RoutingConfig) -> Iterator[str]:
@@ -146,7 +182,7 @@ def _remarks(routing: RoutingConfig) -> Iterator[str]:
             yield from _repeats(routing)
         case _:
             pass
-    for inner in _inner(routing):
+    for inner in inner_configs(routing):
         yield from _remarks(inner)
 
 

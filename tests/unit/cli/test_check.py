@@ -9,7 +9,7 @@ from modelux.trace.store import TraceStore
 from modelux.units import usd_text
 from tests import traces
 from tests.traces import NOON
-from tests.unit.cli.conftest import FILE, Operator
+from tests.unit.cli.conftest import FILE, Operator, serving
 
 
 def test_what_would_change_is_told_and_not_done(operator: Operator) -> None:
@@ -193,3 +193,87 @@ def test_a_window_that_begins_anew_tells_since_when(operator: Operator) -> None:
     # Midnight in India is half past six in the evening before.
     assert line.startswith('budget "team" begins at 0.000000000 USD (the traces since ')
     assert line.endswith("T18:30:00Z)")
+
+
+# --- routes that are hardly meant -----------------------------------------------------------
+
+RULED = """
+[routes.ruled]
+strategy = "custom_rules"
+rules = [{ if = "tags.teir == 'gold'", then = "small" }, { else = "large" }]
+"""
+ALONE = {"strategy": "ensemble", "aggregation": "first_valid", "members": ["small"]}
+
+
+def test_a_route_that_is_not_the_files_is_looked_at_as_long_as_it_serves(
+    operator: Operator,
+) -> None:
+    operator.run("routes", "set", "mine", operator.write("mine.json", ALONE))
+    operator.run("routes", "set", "production", "mine.json")
+    before = operator.run("check")
+    operator.write("modelux.toml", FILE.replace("2000", "2001"))
+
+    after = operator.run("check")
+
+    assert before.code == 0
+    assert [line for line in before.err.splitlines() if "decides alone" in line] == [
+        "@production (v2).members: has one member, which decides alone",
+        "@mine (v1).members: has one member, which decides alone",
+    ]
+    assert "@production" not in after.err
+    assert "@mine (v1).members" in after.err
+
+
+def test_a_route_that_the_file_gives_up_is_not_looked_at(operator: Operator) -> None:
+    operator.write("modelux.toml", FILE + RULED.replace("tags.teir == 'gold'", "true"))
+    assert "is never reached" in operator.run("check", "--apply").err
+    operator.write("modelux.toml", FILE)
+
+    done = operator.run("check")
+
+    assert "- route @ruled: v1, retired" in done.out
+    assert "is never reached" not in done.err
+
+
+def test_a_tag_that_nobody_sends_is_told_once_there_are_traces_enough(
+    operator: Operator,
+) -> None:
+    operator.write("modelux.toml", FILE + RULED)
+    before = operator.run("check").err
+    store = TraceStore(trace_files(operator.folder / "data"), redact=bytes)
+    store.insert([traces.trace(number, tags={"tier": "a"}) for number in range(1000)], NOON)
+    store.close()
+
+    done = operator.run("check")
+
+    assert "tag" not in before
+    assert done.code == 0
+    assert (
+        'routes.ruled.rules[0].if: reads the tag "teir", which no trace has carried, '
+        'nearest "tier"'
+    ) in done.err.splitlines()
+
+
+def test_a_rule_that_only_comes_to_null_is_told_while_a_server_counts(
+    operator: Operator,
+) -> None:
+    with serving(operator, FILE + RULED) as live:
+        for _ in range(1000):
+            live.null_run("default/@ruled v1 rules[0]", True)
+        done = operator.run("check")
+
+    assert (
+        "routes.ruled.rules[0]: came to null 1,000 times in a row, which counts as false: "
+        "tags.teir == 'gold' -> small"
+    ) in done.err.splitlines()
+
+
+def test_traces_that_cannot_be_read_are_said_and_no_error(operator: Operator) -> None:
+    files = trace_files(operator.folder / "data")
+    files.root.mkdir(parents=True)
+    files.day_path(20_000).write_bytes(b"no database at all" * 100)
+
+    done = operator.run("check")
+
+    assert done.code == 0
+    assert "cannot be read" in done.err

@@ -46,6 +46,20 @@ def test_set_saves_shows_and_marks_the_difference(operator: Operator) -> None:
     assert again.out == "@production (v2) is live and says that already\n"
 
 
+def test_a_shadow_that_is_lost_inside_is_said_at_the_save(operator: Operator) -> None:
+    inner = {**SMALL, "shadow": {"target": "large", "percent": 1}}
+    operator.run("routes", "set", "inner", operator.write("a.json", inner))
+
+    outer = operator.write("b.json", {"strategy": "fallback", "attempts": ["large", "@inner"]})
+    done = operator.run("routes", "set", "outer", outer)
+
+    assert (done.code, done.out) == (0, "@outer (v1) is live\n")
+    assert done.err.splitlines() == [
+        "attempts[1]: the `shadow` of @inner is ignored here: only the outermost routing "
+        "config mirrors its traffic"
+    ]
+
+
 def test_show_prints_what_set_reads(operator: Operator) -> None:
     operator.write("shown.json", operator.run("routes", "show", "production").out)
 

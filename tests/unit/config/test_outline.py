@@ -5,8 +5,15 @@ from pathlib import Path
 import pytest
 
 from modelux.config.model import RoutingConfig
-from modelux.config.outline import budget_remarks, counted, mark_name, route_remarks
+from modelux.config.outline import (
+    budget_remarks,
+    counted,
+    mark_name,
+    route_remarks,
+    shadow_remarks,
+)
 from modelux.config.read import Faults, Reading
+from modelux.config.resolve import LiveRoute
 from modelux.config.routing import read_routing
 from tests.unit.config.worlds import PROVIDERS, loaded
 
@@ -163,3 +170,31 @@ def test_a_choice_by_price_without_names_is_counted_by_the_models_there_are(
     assert [part.path for part in counted(read(value), config)] == [
         'allowed_models["anthropic/claude-sonnet-4-5"]'
     ]
+
+
+def test_a_named_config_loses_its_shadow_where_it_stands_inside() -> None:
+    def route(value: object, slug: str, project: str = "default") -> LiveRoute:
+        return LiveRoute(project=project, slug=slug, version=1, config=read(value))
+
+    inner = route(MIRRORED, "inner")
+    elsewhere = route(MIRRORED, "plain", "other")
+    plain = route(SINGLE, "plain")
+    judge = {"judge": "@inner", "min_score": 0.5}
+    steps = [{"target": "@plain", "accept_if": judge}, {"target": {"model": "@inner@3"}}]
+    outer = route(
+        {
+            "strategy": "fallback",
+            "attempts": [{"model": "@inner"}, {"strategy": "cascade", "steps": steps}],
+        },
+        "outer",
+    )
+
+    found = list(shadow_remarks(outer, [outer, inner, plain, elsewhere]))
+
+    assert [
+        line.partition(": the `shadow` of @inner is ignored here")[0] for line in found
+    ] == [
+        "r.attempts[0].model",
+        "r.attempts[1].steps[0].accept_if.judge",
+    ]
+    assert list(shadow_remarks(inner, [outer, inner])) == []
