@@ -1151,6 +1151,11 @@ impl Plan {
         }
         self.may_go_on = false;
         self.gather = None;
+        self.stop(Stopped::plain(
+            "overloaded",
+            "this instance could not finish the request: it is shutting down, or too slow"
+                .to_owned(),
+        ));
         Step::Failed
     }
 

@@ -301,7 +301,7 @@ impl Plan {
         let choice = self.choice.flat.clone();
         let flat = choice.flat();
         let number = self.attempts.len();
-        let last = &self.attempts[number - 1];
+        let Some(last) = self.attempts.last() else { return false };
         let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
         let spent: Vec<usize> = flat
             .budgets_around(last.leaf)

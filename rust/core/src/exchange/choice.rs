@@ -274,15 +274,11 @@ impl Plan {
     pub(super) fn report(&mut self, outcome: Outcome, usage: Option<&Usage>, now_us: u64) {
         let Some(attempt) = self.attempts.last() else { return };
         let Some(sent_us) = attempt.sent_us else {
-            if outcome == Outcome::ConnectError || attempt.failed_by == Some(FailedBy::Connect)
-            {
-                self.world.live.report(
-                    attempt.live,
-                    breaker::Event::Failed,
-                    attempt.started_us,
-                    now_us,
-                );
-            }
+            let is_connect = outcome == Outcome::ConnectError
+                || attempt.failed_by == Some(FailedBy::Connect);
+            let event =
+                if is_connect { breaker::Event::Failed } else { breaker::Event::Neutral };
+            self.world.live.report(attempt.live, event, attempt.started_us, now_us);
             return;
         };
         let live = &self.world.live;
@@ -303,6 +299,13 @@ impl Plan {
         if let (Some(usage), true) = (usage, needs.costs || needs.named) {
             self.learn_costs(attempt, usage, now_us);
         }
+    }
+
+    /// An attempt that was never sent says nothing of its target: if it was to see whether that
+    /// serves again, another may.
+    pub(super) fn report_unsent(&self, attempt: &Attempt) {
+        let began_us = attempt.started_us;
+        self.world.live.report(attempt.live, breaker::Event::Neutral, began_us, began_us);
     }
 
     fn event_of(&self, attempt: &Attempt, outcome: Outcome, now_us: u64) -> breaker::Event {

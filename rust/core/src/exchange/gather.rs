@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::weigh::Parked;
 use super::{Gate, Plan, Step, Verdict};
 use crate::answers::{self, Said};
-use crate::attempt::{Outcome, Role};
+use crate::attempt::Role;
 use crate::request::{Choice, FlatRef};
 use crate::routing::{Aggregation, Ensemble, FailedBy, Next, Own, Validate};
 use crate::rules;
@@ -448,10 +448,7 @@ impl Plan {
     /// A member that its budget has no room for is left out.
     pub fn leave_out(&mut self) {
         self.budgets.verdict = Verdict::Stopped;
-        if let Some(attempt) = self.attempts.last_mut() {
-            attempt.outcome.get_or_insert(Outcome::Skipped);
-            attempt.ended_us.get_or_insert(attempt.started_us);
-        }
+        self.skip();
     }
 }
 

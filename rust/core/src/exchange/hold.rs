@@ -379,9 +379,19 @@ impl Plan {
     pub(super) fn stop(&mut self, stopped: Stopped) {
         self.budgets.verdict = Verdict::Stopped;
         self.budgets.stopped = Some(stopped);
+        self.skip();
+    }
+
+    /// The attempt that has begun is not made.
+    pub(super) fn skip(&mut self) {
         if let Some(attempt) = self.attempts.last_mut().filter(|last| last.outcome.is_none()) {
             attempt.outcome = Some(Outcome::Skipped);
             attempt.ended_us = Some(attempt.started_us);
+        }
+        if let Some(attempt) = self.attempts.last()
+            && attempt.outcome == Some(Outcome::Skipped)
+        {
+            self.report_unsent(attempt);
         }
     }
 
@@ -684,6 +694,9 @@ impl Plan {
         // What has not been held yet is not an attempt; an ensemble has none of its own.
         let is_open = self.attempts.last().is_some_and(|attempt| attempt.outcome.is_none());
         let attempt = if is_open { self.attempts.pop() } else { None };
+        if let Some(attempt) = &attempt {
+            self.report_unsent(attempt);
+        }
         self.mark_budget(number, unix_us / 1_000_000);
         let from = match &attempt {
             Some(attempt) => attempt.target().label.clone(),

@@ -440,6 +440,28 @@ fn a_target_that_answers_nobody_any_more_is_left_before_its_first_timeout() {
 }
 
 #[test]
+fn a_probe_that_is_never_sent_leaves_its_turn_to_the_next() {
+    let mut bench = Bench::of(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
+    for _ in 0..5 {
+        served(&mut bench, &plain_chat(), &mut |model| match model {
+            "m" => fails(500, ""),
+            _ => says("x"),
+        });
+    }
+    let later_us = START_US + 6_000_000;
+    let probe = |bench: &mut Bench| {
+        let begun = bench.gate.begin(&plain_chat(), None, "192.0.2.1", later_us, 1);
+        let Begin::Plan(plan) = begun else { panic!("no plan") };
+        assert_eq!(plan.attempts()[0].target().label, "m");
+        plan
+    };
+    let mut first = probe(&mut bench);
+    let step = first.fault(&mut bench.gate, b"", Fault::CallerGone, later_us);
+    assert_eq!(step, Step::Cut(Vec::new()));
+    let _ = probe(&mut bench);
+}
+
+#[test]
 fn where_every_target_is_open_one_is_used_all_the_same() {
     let mut bench = Bench::of(&fallback(&[target(0, "m")], &json!({"retry_on": []})));
     for _ in 0..8 {
@@ -536,6 +558,20 @@ fn a_caller_that_leaves_while_nothing_is_under_way_is_recorded() {
     let step = plan.fault(&mut bench.gate, b"", Fault::CallerGone, START_US);
     assert_eq!(step, Step::Cut(Vec::new()));
     assert_eq!(bench.record()["status"], 499);
+}
+
+#[test]
+fn a_shutdown_while_nothing_is_under_way_is_an_answer() {
+    let own = json!({"aggregation": "first_valid"});
+    let mut bench = Bench::of(&config("ensemble", &three(), &own));
+    let mut plan = bench.plan(&plain_chat());
+    let step = plan.fault(&mut bench.gate, b"", Fault::Shutdown, START_US);
+    assert_eq!(step, Step::Failed);
+    assert!(!plan.next(b"", START_US));
+    assert_eq!(plan.stand(&mut bench.gate, b"", START_US), Step::Failed);
+    assert_eq!(plan.stopped().unwrap().code, "overloaded");
+    plan.give_up(&mut bench.gate, b"", 503, ("t", "overloaded", "m"), START_US);
+    assert_eq!(bench.record()["status"], 503);
 }
 
 /// Run an ensemble's calls, each answered by its model's name, in the order of `order`.
