@@ -12,6 +12,7 @@ from typing import Any, Final
 import openai
 import pytest
 
+from tests.docs.examples import EXAMPLES, Example
 from tests.e2e import budgets
 from tests.e2e.harness import (
     PROJECT,
@@ -643,3 +644,29 @@ def test_completions_are_routed_alike(client: openai.OpenAI, simulator: Simulato
     with told(simulator, {"e-1": "text=4", "e-2": "text=8"}):
         mean = client.completions.create(model="@mean", prompt="hi")
         assert mean.choices[0].text == "7"
+
+
+# --- the pages -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def documented(
+    shared_simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    url = shared_simulator.base_url()
+    config = PROJECT + provider_table("openai", url) + provider_table("anthropic", url)
+    config += "\n".join(example.toml for example in EXAMPLES)
+    with serve(tmp_path_factory.mktemp("documented"), config) as running:
+        yield running
+
+
+@both
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_an_example_of_the_pages_serves(
+    documented: Gateway, simulator: Simulator, example: Example, *, stream: bool
+) -> None:
+    judge = {"gpt-4o-mini": 'text={"score":1}'}
+    with sdk(documented) as client, told(simulator, judge):
+        answer = ask(client, f"@{example.slug}", stream=stream, user="ann")
+    assert answer.text
+    assert answer.headers["x-modelux-config"] == f"@{example.slug} (v1)"
