@@ -696,7 +696,7 @@ class Target:
             default="none",
             prose="members of the request's body that are set for this target, as "
             "`temperature`; not what a request is about (`model`, `messages`, `tools`), nor "
-            "what its cost depends on (`n`, `max_tokens`)",
+            "what its cost depends on (`n`, `max_tokens`, `service_tier`)",
         ),
     )
 

@@ -54,13 +54,22 @@ VALIDITIES: Final = ("json", "json_schema")
 _STICKY: Final = ("end_user", "conversation", "request")
 _TAG: Final = "tag:"
 _WEIGHED: Final = ("weighted_vote", "weighted_average")
-_FIXED: Final = {
-    **dict.fromkeys(("input", "messages", "model", "prompt", "tools"), "the request itself"),
+_COST_MEMBERS: Final = (
+    *("audio", "best_of", "cached_content", "container", "conversation", "data_sources"),
+    *("enable_search", "extra_body", "fallbacks", "file_ids", "google", "inference_geo"),
+    *("max_tool_calls", "mcp_servers", "modalities", "models", "n", "plugins", "prediction"),
+    *("previous_response_id", "prompt_id", "search_parameters", "service_tier", "speed"),
+    *("vector_store_ids", "web_search", "web_search_options"),
+)
+"""What the most that a request may cost depends on: that is worked out from the caller's body,
+so a target that set one of them would spend what no budget has held."""
+_LIMIT_MEMBERS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+_REQUEST_MEMBERS: Final = ("functions", "input", "messages", "model", "prompt", "tools")
+FIXED_MEMBERS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(_REQUEST_MEMBERS, "the request itself"),
     **dict.fromkeys(("metadata", "stream", "stream_options"), "the caller"),
-    **dict.fromkeys(("best_of", "n"), "the caller, as the cost depends on it,"),
-    **dict.fromkeys(
-        ("max_completion_tokens", "max_tokens"), "`max_output_tokens` of the target"
-    ),
+    **dict.fromkeys(_COST_MEMBERS, "the caller, as the cost depends on it,"),
+    **dict.fromkeys(_LIMIT_MEMBERS, "`max_output_tokens` of the target"),
 }
 """Members of a request that no target may change, and what says them instead."""
 _OWN_MEMBERS: Final = "mlx:"
@@ -421,9 +430,10 @@ def read_params(value: object, place: str, reading: Reading) -> Mapping[str, obj
         return None
     found = read_table(value, place, reading)
     for name in found:
-        if name in _FIXED:
+        if name in FIXED_MEMBERS:
             reading.faults.add(
-                join(place, name), f"may not be set for a target: {_FIXED[name]} says it"
+                join(place, name),
+                f"may not be set for a target: {FIXED_MEMBERS[name]} says it",
             )
         elif name.startswith(_OWN_MEMBERS):
             reading.faults.add(join(place, name), "is for modelux and never for a provider")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modelux.config.model import STRATEGIES, AbTest, LatencyOptimized, RoutingConfig
 from modelux.config.read import Faults, Reading
 from modelux.config.routing import canonical, encode, read_routing
+from modelux.config.strategies import FIXED_MEMBERS
 from modelux.errors import ConfigError
 
 
@@ -210,6 +211,14 @@ def ensemble(**more: object) -> dict[str, object]:
             "r.model.params.max_tokens: may not be set for a target: `max_output_tokens`",
         ),
         (
+            {"strategy": "single", "model": {"model": "a", "params": {"max_output_tokens": 9}}},
+            "r.model.params.max_output_tokens: may not be set for a target: `max_output_",
+        ),
+        (
+            {"strategy": "single", "model": {"model": "a", "params": {"service_tier": "flex"}}},
+            "r.model.params.service_tier: may not be set for a target: the caller, as the cost",
+        ),
+        (
             {"strategy": "single", "model": {"model": "a", "params": {"mlx:tags": {}}}},
             'r.model.params."mlx:tags": is for modelux',
         ),
@@ -315,7 +324,9 @@ def test_hundredths_survive_writing_and_reading(weights: list[int], tolerance: i
 
 @given(
     params=st.dictionaries(
-        st.text(min_size=1, max_size=5).filter(lambda name: len(name) > 1),
+        st.text(max_size=5).filter(
+            lambda name: name not in FIXED_MEMBERS and not name.startswith("mlx:")
+        ),
         st.recursive(
             st.one_of(
                 st.none(),
@@ -483,3 +494,21 @@ def test_a_key_that_nobody_knows_is_refused_wherever_it_stands(
     data.draw(st.sampled_from(tables))["nobody_knows"] = 1
 
     assert any("nobody_knows: unknown key" in fault for fault in read(broken)[1])
+
+
+SCAN = Path(__file__).parents[3] / "rust" / "core" / "src" / "scan.rs"
+HARMLESS = {"response_format", "safety_identifier", "user"} | {
+    # However much it thinks, its output limit holds.
+    "reasoning",
+    "thinking",
+    "thinking_budget",
+}
+"""What the scan of a body reads and a target may set all the same."""
+
+
+def test_a_target_sets_nothing_that_the_bound_of_a_request_is_made_of() -> None:
+    table = SCAN.read_text("utf-8").partition("fn of(key: &[u8])")[2].partition("_ => ")[0]
+    read_by_the_scan = set(re.findall(r'b"([a-z_]+)"', table))
+
+    assert {"model", "service_tier", "plugins"} <= read_by_the_scan
+    assert read_by_the_scan - set(FIXED_MEMBERS) == HARMLESS
