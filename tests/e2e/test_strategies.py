@@ -18,7 +18,10 @@ from tests.e2e.harness import (
     PROJECT,
     Gateway,
     Json,
+    RawClient,
     Simulator,
+    chat_body,
+    post,
     provider_table,
     serve,
     until,
@@ -165,6 +168,59 @@ attempts = [
   ] },
   "sim/n-3",
 ]
+
+[routes.nested-vote]
+strategy = "fallback"
+attempts = ["@vote-all", "sim/n-3"]
+
+[routes.configs-vote]
+strategy = "ensemble"
+aggregation = "weighted_vote"
+members = ["@configs", { strategy = "single", model = "sim/n-5" }, "sim/n-6"]
+
+[routes.vote-first]
+strategy = "cascade"
+steps = [
+  { target = "@vote", accept_if = "response.text == 'sure'" },
+  { target = "sim/s-2" },
+]
+
+[routes.vote-judged]
+strategy = "cascade"
+steps = [
+  { target = "@vote", accept_if = { judge = "sim/s-judge", min_score = 0.5 } },
+  { target = "sim/s-2" },
+]
+
+[routes.steps-vote]
+strategy = "ensemble"
+aggregation = "weighted_vote"
+members = ["@steps", "@judged", "sim/n-6"]
+
+[routes.steps-mirrored]
+strategy = "single"
+model = "sim/sh-main"
+shadow = { target = "@judged", percent = 100 }
+
+[routes.blocked-late]
+strategy = "fallback"
+attempts = [
+  "sim/n-7",
+  { strategy = "custom_rules", rules = [{ else = { block = "not beyond here" } }] },
+  "sim/n-3",
+]
+retry_on = ["5xx"]
+
+[routes.blocked-step]
+strategy = "cascade"
+steps = [
+  { target = "sim/s-1", accept_if = "response.text.contains('good')" },
+  { target = { strategy = "custom_rules", rules = [{ else = { block = "no dearer one" } }] } },
+]
+
+[routes.configs]
+strategy = "fallback"
+attempts = ["sim/n-8", "sim/n-9"]
 
 [routes.mirrored]
 strategy = "single"
@@ -582,6 +638,140 @@ def test_four_configs_deep_serve_and_fail_over_and_block(
     with pytest.raises(openai.PermissionDeniedError) as caught:
         ask(client, "@deep", stream=stream, tags="tier=banned")
     assert caught.value.code == "blocked_by_rule"
+
+
+@both
+def test_an_ensemble_that_fails_is_one_failed_attempt(
+    client: openai.OpenAI, gateway: Gateway, simulator: Simulator, *, stream: bool
+) -> None:
+    with told(simulator, {"e-2": "status=500", "n-3": "text=after them"}):
+        answer = ask(client, "@nested-vote", stream=stream)
+    assert (answer.text, answer.attempts) == ("after them", 4)
+    assert sorted(asked(simulator)[:3]) == ["e-1", "e-2", "e-3"]
+    assert len(gateway.trace(answer.request_id)["attempts"]) == 4
+
+
+@both
+def test_members_may_be_configs_that_fail_over_on_their_own(
+    client: openai.OpenAI, simulator: Simulator, *, stream: bool
+) -> None:
+    said = {"n-8": "status=500", "n-9": "text=yes", "n-5": "text=no", "n-6": "text=Yes"}
+    with told(simulator, said):
+        answer = ask(client, "@configs-vote", stream=stream)
+    assert (answer.text, answer.attempts) == ("yes", 4)
+
+
+@both
+def test_an_ensemble_may_be_a_step(
+    client: openai.OpenAI, simulator: Simulator, *, stream: bool
+) -> None:
+    with told(simulator, dict.fromkeys(("e-1", "e-2", "e-3"), "text=sure")):
+        assert ask(client, "@vote-first", stream=stream).text == "sure"
+    with told(
+        simulator, dict.fromkeys(("e-1", "e-2", "e-3"), "text=maybe") | {"s-2": "text=it"}
+    ):
+        assert ask(client, "@vote-first", stream=stream).text == "it"
+
+
+@both
+def test_a_judge_reads_what_an_ensemble_came_to(
+    client: openai.OpenAI, gateway: Gateway, simulator: Simulator, *, stream: bool
+) -> None:
+    said = dict.fromkeys(("e-1", "e-2", "e-3"), "text=maybe") | {"s-2": "text=it"}
+    with told(simulator, said | {"s-judge": 'text={"score":0.2}'}):
+        answer = ask(client, "@vote-judged", stream=stream)
+    assert (answer.text, answer.attempts) == ("it", 5)
+    assert ("s-judge", "judge", "ok") in roles(gateway.trace(answer.request_id))
+    with told(simulator, said | {"s-judge": 'text={"score":0.8}'}):
+        assert ask(client, "@vote-judged", stream=stream).text == "maybe"
+
+
+@both
+def test_cascades_inside_of_an_ensemble_reject_their_own_steps(
+    client: openai.OpenAI, gateway: Gateway, simulator: Simulator, *, stream: bool
+) -> None:
+    said = {"s-1": "text=poor", "s-2": "text=dear", "s-judge": 'text={"score":0.2}'}
+    with told(simulator, said | {"n-6": "text=poor"}):
+        answer = ask(client, "@steps-vote", stream=stream)
+    assert answer.text == "dear"
+    assert "x-modelux-warnings" not in answer.headers
+    trace = gateway.trace(answer.request_id)
+    assert Counter(role for _, role, _ in roles(trace)) == {"serve": 5, "judge": 1}
+
+
+def test_a_mirrored_cascade_with_its_judge_is_outside_of_the_total(
+    client: openai.OpenAI, gateway: Gateway, simulator: Simulator
+) -> None:
+    said = {"s-1": "text=poor", "s-2": "text=dear", "s-judge": 'text={"score":0.2}'}
+    with told(simulator, said | {"sh-main": "text=mine"}):
+        answer = ask(client, "@steps-mirrored")
+        trace = gateway.trace(answer.request_id)
+    assert answer.text == "mine"
+    assert [(model, role) for model, role, _ in roles(trace)] == [
+        ("sh-main", "serve"),
+        ("s-1", "shadow"),
+        ("s-judge", "shadow"),
+        ("s-2", "shadow"),
+    ]
+    assert float(trace["cost"]["total_usd"]) == pytest.approx(0.001)
+    assert float(trace["cost"]["shadow_usd"]) == pytest.approx(0.00201)
+
+
+@both
+def test_a_block_behind_a_failed_target_ends_the_request(
+    client: openai.OpenAI, simulator: Simulator, *, stream: bool
+) -> None:
+    with (
+        told(simulator, {"n-7": "status=500"}),
+        pytest.raises(openai.APIStatusError) as caught,
+    ):
+        ask(client, "@blocked-late", stream=stream)
+    assert (caught.value.status_code, caught.value.code) == (403, "blocked_by_rule")
+    assert "not beyond here" in str(caught.value)
+    assert asked(simulator) == ["n-7"]
+    with (
+        told(simulator, {"n-7": "status=429"}),
+        pytest.raises(openai.RateLimitError),
+    ):
+        # What is not retried does not come as far as the rule.
+        ask(client, "@blocked-late", stream=stream)
+
+
+@both
+def test_a_block_behind_a_rejected_step_ends_the_request(
+    client: openai.OpenAI, simulator: Simulator, *, stream: bool
+) -> None:
+    with told(simulator, {"s-1": "text=a good one"}):
+        assert ask(client, "@blocked-step", stream=stream).text == "a good one"
+    with (
+        told(simulator, {"s-1": "text=a poor one"}),
+        pytest.raises(openai.PermissionDeniedError) as caught,
+    ):
+        ask(client, "@blocked-step", stream=stream)
+    assert "no dearer one" in str(caught.value)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_a_caller_who_leaves_takes_all_members_along(
+    gateway: Gateway, simulator: Simulator, *, stream: bool
+) -> None:
+    slow = dict.fromkeys(("e-1", "e-2", "e-3"), f"first_byte_ms={LONG_MS}")
+    with told(simulator, slow):
+        client = RawClient(gateway.port)
+        client.send(post(chat_body("@first", stream=stream)))
+        until(lambda: len(asked(simulator)) == 3, what="three members asked")
+        client.reset()
+        for member in slow:
+            assert simulator.wait_request(lambda each: each["disconnected"], model=member)
+
+
+def test_the_last_step_is_relayed_as_it_comes(gateway: Gateway, simulator: Simulator) -> None:
+    said = {"s-1": "text=a poor one", "s-2": "hang=mid@1"}
+    with told(simulator, said), RawClient(gateway.port) as client:
+        client.send(post(chat_body("@steps", stream=True)))
+        before = client.read_until(b'" the"')
+    assert before.endswith(b'" the"')
+    assert b"poor" not in before
 
 
 # --- shadow --------------------------------------------------------------------------------

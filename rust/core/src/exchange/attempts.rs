@@ -12,6 +12,7 @@ use crate::gate::Gate;
 use crate::patch;
 use crate::request::FlatRef;
 use crate::route;
+use crate::routing::decide::Stop;
 use crate::routing::{FailedBy, Next};
 use crate::snapshot::{Provider, auth_line};
 use crate::sse::Follower;
@@ -333,7 +334,15 @@ impl Plan {
             flat.next(order, at, failed_by, self.tries_here, &|config| spent.contains(&config));
         self.tried_fresh = false;
         match next {
-            Next::Nobody => false,
+            Next::Nobody => {
+                let level = flat.leaves[at]
+                    .around
+                    .iter()
+                    .rposition(|around| spent.contains(&around.config))
+                    .map_or(0, |level| level + 1);
+                self.end_by_rule(at, level, Some(failed_by));
+                false
+            }
             Next::Again => {
                 let reason = format!("again after {} of attempt_{number}", failed_by.text());
                 let pause_ms = backoff_ms(&self.subject.id, self.tries_here - 1);
@@ -349,6 +358,34 @@ impl Plan {
                 true
             }
         }
+    }
+
+    /// Stop where a rule that blocks is what follows a leaf, from the `level`th config around it
+    /// on: after a failure, or (None) after an answer that was not good enough.
+    pub(super) fn end_by_rule(
+        &mut self,
+        leaf: usize,
+        level: usize,
+        failed_by: Option<FailedBy>,
+    ) -> bool {
+        let Some(ended) = self.choice.decision.ended_by.clone() else { return false };
+        let flat = self.choice.flat.clone();
+        let follows = flat.flat().leaves[leaf]
+            .around
+            .iter()
+            .take_while(|around| self.member_of.is_none_or(|(own, _)| around.config != own))
+            .skip(level)
+            .any(|around| {
+                ended.within.contains(&around.config)
+                    && failed_by.is_none_or(|failed_by| around.retry_on.covers(failed_by))
+            });
+        if follows {
+            let (config, rule) = ended.rule;
+            let why = self.why_stopped(Stop::Blocked(config, rule));
+            self.parked = None;
+            self.stop(why);
+        }
+        follows
     }
 
     /// The instant before which the current attempt must not be sent: a retry waits a little.

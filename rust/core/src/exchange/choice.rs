@@ -165,7 +165,7 @@ impl Plan {
         }
     }
 
-    fn why_stopped(&self, stop: Stop) -> Stopped {
+    pub(super) fn why_stopped(&self, stop: Stop) -> Stopped {
         let flat = self.choice.flat.flat();
         match stop {
             Stop::Blocked(config, rule) => {

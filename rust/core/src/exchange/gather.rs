@@ -333,18 +333,7 @@ impl Plan {
         let Some(chosen) = chosen else { return Step::Failed };
         self.gather = None;
         let (_, parked) = answers.swap_remove(chosen);
-        if self.is_captured {
-            // A member of another ensemble.
-            self.parked = Some(parked);
-            self.end();
-            return Step::Done(Vec::new());
-        }
-        self.served_by = Some(parked.attempt);
-        let out = self.write_whole(&parked.head, &parked.body, parked.is_stream);
-        self.relayed_bytes = parked.body.len() as u64;
-        self.end();
-        self.record(gate, parked.head.status, request_body, &parked.body, None, now_us);
-        Step::Done(out)
+        self.weigh_gathered(gate, request_body, parked, config, now_us)
     }
 
     /// What follows an ensemble that came to nothing: one failed attempt of the config around it.
@@ -358,7 +347,18 @@ impl Plan {
                 self.start_or_pass(leaf, "after an ensemble that failed".into(), now_us);
                 true
             }
-            Next::Again | Next::Nobody => false,
+            Next::Again | Next::Nobody => {
+                let inside = order.iter().rev().copied().find_map(|leaf| {
+                    let around = &flat.flat().leaves[leaf].around;
+                    let level =
+                        around.iter().position(|around| around.config == gather.config)?;
+                    Some((leaf, level + 1))
+                });
+                if let Some((leaf, level)) = inside {
+                    self.end_by_rule(leaf, level, Some(gather.failed_by));
+                }
+                false
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::{AnswerHead, Delimited, Gate, Plan, Step, Verdict};
-use crate::answers::{self, Said};
+use crate::answers;
 use crate::attempt::{Outcome, Role};
 use crate::request::FlatRef;
 use crate::routing::state::{State, Tokens};
@@ -83,30 +83,42 @@ impl Plan {
         is_stream: bool,
         now_us: u64,
     ) -> Step {
-        if self.is_captured {
-            let attempt = self.attempts.len() - 1;
-            self.parked = Some(Parked { attempt, head, body, is_stream });
-            self.end();
-            return Step::Done(Vec::new());
-        }
         if self.aside.is_some() {
             let score = answers::judge_score(&body);
             return self.judged(gate, request_body, score, now_us);
         }
-        let shape = self.endpoint.shape();
-        let said = answers::said(&body, is_stream, shape);
         let attempt = self.attempts.len() - 1;
         self.parked = Some(Parked { attempt, head, body, is_stream });
-        self.check_from(gate, request_body, 0, &said, now_us)
+        self.check_from(gate, request_body, 0, now_us)
     }
 
-    /// Ask the cascades around the parked answer's leaf, from the `level`th on.
+    /// Park what an ensemble came to, and ask the cascades around it.
+    pub(super) fn weigh_gathered(
+        &mut self,
+        gate: &mut Gate,
+        request_body: &[u8],
+        parked: Parked,
+        config: usize,
+        now_us: u64,
+    ) -> Step {
+        let level = self.level_of(parked.attempt, config).map_or(usize::MAX, |level| level + 1);
+        self.parked = Some(parked);
+        self.check_from(gate, request_body, level, now_us)
+    }
+
+    /// How many configs stand between the leaf of an attempt and config `config`.
+    fn level_of(&self, attempt: usize, config: usize) -> Option<usize> {
+        let around = &self.attempts[attempt].target().around;
+        around.iter().position(|around| around.config == config)
+    }
+
+    /// Ask the cascades around the parked answer's leaf, from the `level`th on. Those around the
+    /// ensemble that this plan is a member of ask about what that comes to.
     fn check_from(
         &mut self,
         gate: &mut Gate,
         request_body: &[u8],
         level: usize,
-        said: &Said,
         now_us: u64,
     ) -> Step {
         let Some(parked) = &self.parked else { return Step::Failed };
@@ -114,8 +126,10 @@ impl Plan {
             let attempt = &self.attempts[parked.attempt];
             (attempt.flat.clone(), attempt.leaf)
         };
+        let outermost = self.member_of.and_then(|(own, _)| self.level_of(parked.attempt, own));
+        let said = answers::said(&parked.body, parked.is_stream, self.endpoint.shape());
         let around = &flat.flat().leaves[leaf].around;
-        for around in around.iter().skip(level) {
+        for around in around.iter().take(outermost.unwrap_or(around.len())).skip(level) {
             let Own::Cascade { accepts } = &flat.flat().configs[around.config].own else {
                 continue;
             };
@@ -125,7 +139,7 @@ impl Plan {
                     let asking = self.asking(now_us, self.unix_now_us(now_us));
                     let asked = asking.asked();
                     let state = self.known_state();
-                    if text.eval(asked, &state, Some(said)) != rules::Verdict::True {
+                    if text.eval(asked, &state, Some(&said)) != rules::Verdict::True {
                         return self.reject(gate, request_body, around.config, now_us);
                     }
                 }
@@ -139,7 +153,7 @@ impl Plan {
                 }
             }
         }
-        self.stand(gate, request_body, now_us)
+        self.accept(gate, request_body, now_us)
     }
 
     /// The figures of the decision, with an estimate where only an interval was known.
@@ -172,7 +186,17 @@ impl Plan {
                 self.onward = Some(Onward::Leaf(next));
                 Step::Failed
             }
-            None => self.stand(gate, request_body, now_us),
+            None => {
+                let level = flat.flat().leaves[leaf]
+                    .around
+                    .iter()
+                    .position(|around| around.config == config)
+                    .unwrap_or(0);
+                if self.end_by_rule(leaf, level, None) {
+                    return Step::Failed;
+                }
+                self.stand(gate, request_body, now_us)
+            }
         }
     }
 
@@ -202,9 +226,11 @@ impl Plan {
             config,
             min_score_permille,
         });
-        self.role = Role::Judge;
+        // What is mirrored stays so: none of it counts among what the request cost.
+        let own = self.role;
+        self.role = if own == Role::Serve { Role::Judge } else { own };
         self.start(FlatRef::Own(judge), first, reason.into(), now_us);
-        self.role = Role::Serve;
+        self.role = own;
         true
     }
 
@@ -223,11 +249,8 @@ impl Plan {
             return self.reject(gate, request_body, aside.config, now_us);
         }
         let Some(parked) = &self.parked else { return Step::Failed };
-        let attempt = &self.attempts[parked.attempt];
-        let around = &attempt.target().around;
-        let level = around.iter().position(|around| around.config == aside.config);
-        let said = answers::said(&parked.body, parked.is_stream, self.endpoint.shape());
-        self.check_from(gate, request_body, level.map_or(0, |level| level + 1), &said, now_us)
+        let level = self.level_of(parked.attempt, aside.config);
+        self.check_from(gate, request_body, level.map_or(0, |level| level + 1), now_us)
     }
 
     /// A judge that could not be asked, or did not answer: its word is 0.
@@ -261,11 +284,13 @@ impl Plan {
         self.parked.as_ref().map_or(0, |parked| parked.attempt)
     }
 
-    /// Send the parked answer: it stands.
+    /// Send the parked answer: it stands, as nothing better came.
     ///
     /// `Step::Failed` where there is none.
     pub fn stand(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) -> Step {
-        let Some(parked) = self.parked.take() else { return Step::Failed };
+        if self.parked.is_none() {
+            return Step::Failed;
+        }
         if let Some(aside) = self.aside.take() {
             self.facts = aside.facts;
             self.endpoint = aside.endpoint;
@@ -277,6 +302,16 @@ impl Plan {
         } else if self.attempts.last().is_some_and(|last| last.outcome != Some(Outcome::Ok)) {
             self.subject.warnings.push("cascade_unaccepted");
         }
+        self.accept(gate, request_body, now_us)
+    }
+
+    /// Send the parked answer, or keep it for the request that this call is made for.
+    fn accept(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) -> Step {
+        if self.is_captured {
+            self.end();
+            return Step::Done(Vec::new());
+        }
+        let Some(parked) = self.parked.take() else { return Step::Failed };
         self.served_by = Some(parked.attempt);
         let out = self.write_whole(&parked.head, &parked.body, parked.is_stream);
         self.relayed_bytes = parked.body.len() as u64;

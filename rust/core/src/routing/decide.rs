@@ -33,6 +33,8 @@ pub struct Decision {
     pub variant: Option<(usize, usize)>,
     /// Why nobody serves, where that is not the targets' fault.
     pub stopped: Option<Stop>,
+    /// A rule that ends the request once those in the order before it have failed.
+    pub ended_by: Option<Ended>,
     /// For each config that chose one of its children, which.
     pub chosen: Vec<Option<usize>>,
     /// A rule could not be decided before the text's tokens are counted.
@@ -52,6 +54,15 @@ pub struct RuleResult {
     pub index: usize,
     /// What it came to; None is null.
     pub result: Option<bool>,
+}
+
+/// A rule that blocks, and stands behind targets that are tried before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its config and its place there.
+    pub rule: (usize, usize),
+    /// Its config and those around it.
+    pub within: Vec<usize>,
 }
 
 /// Why nobody serves.
@@ -115,17 +126,30 @@ pub fn decide(
         chosen: vec![None; flat.configs.len()],
         is_open: false,
         is_closed: false,
+        ended_by: None,
+        within: Vec::new(),
         unmatched: None,
         read_tokens: false,
     };
     let order = walk.order();
-    let Walk { candidates, rules, variant, stopped, chosen, is_open, read_tokens, .. } = walk;
+    let Walk {
+        candidates,
+        rules,
+        variant,
+        stopped,
+        ended_by,
+        chosen,
+        is_open,
+        read_tokens,
+        ..
+    } = walk;
     let mut decision = Decision {
         order,
         candidates,
         rules,
         variant,
         stopped,
+        ended_by,
         chosen,
         is_open,
         read_tokens,
@@ -171,6 +195,9 @@ struct Walk<'w> {
     is_open: bool,
     /// A rule ends the request once all before it have failed.
     is_closed: bool,
+    ended_by: Option<Ended>,
+    /// The configs that are being walked, the outermost first.
+    within: Vec<usize>,
     /// A config inside of others none of whose rules matched.
     unmatched: Option<usize>,
     read_tokens: bool,
@@ -219,6 +246,8 @@ impl Walk<'_> {
         if self.flat.configs.is_empty() {
             out.extend((0..self.flat.leaves.len()).filter(|leaf| self.may(*leaf, most)));
         } else {
+            self.within.clear();
+            self.within.push(0);
             self.add_config(0, most, out);
         }
     }
@@ -238,7 +267,11 @@ impl Walk<'_> {
                     out.push(leaf);
                 }
             }
-            Child::Config(config) => self.add_config(config, most, out),
+            Child::Config(config) => {
+                self.within.push(config);
+                self.add_config(config, most, out);
+                self.within.pop();
+            }
         }
     }
 
@@ -278,7 +311,11 @@ impl Walk<'_> {
                     self.stopped = Some(Stop::Blocked(number, rule));
                 }
                 // Reached only once those before it have failed: nobody follows it.
-                Matched::Block(_) => self.is_closed = true,
+                Matched::Block(rule) => {
+                    self.is_closed = true;
+                    let within = self.within.clone();
+                    self.ended_by.get_or_insert(Ended { rule: (number, rule), within });
+                }
                 Matched::Nothing if number == 0 => self.stopped = Some(Stop::NoRule(number)),
                 Matched::Nothing => self.unmatched = Some(number),
                 Matched::Open => self.is_open = true,

@@ -203,7 +203,7 @@ pub(crate) struct Around {
     pub(crate) config: usize,
     /// Which of its children the leaf stands in.
     pub(crate) child: usize,
-    retry_on: RetryOn,
+    pub(crate) retry_on: RetryOn,
 }
 
 /// One target with everything settled that does not depend on the request.
