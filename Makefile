@@ -13,7 +13,7 @@ RUST_SOURCES := $(shell find rust -type f \( -name '*.rs' -o -name '*.toml' -o -
 REQUIREMENTS := $(VENV)/.requirements
 NATIVE := $(VENV)/.native
 
-.PHONY: help setup dev check check-python check-rust test test-quick bench run soak lock clean
+.PHONY: help setup dev check check-python check-rust test test-quick bench bench-routing run soak lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,11 @@ bench: setup ## measure beside nginx: bench/results/*.jsonl, docs/benchmarks.md
 	$(BIN)/python -m pytest -q bench/micro
 	$(BIN)/python -m bench.macro.run $(BENCH_FLAGS)
 	$(BIN)/python -m bench.check
+
+bench-routing: setup ## measure what routing does when providers change: bench/results/routing.md
+	cargo bench --quiet --locked --package modelux-core --bench routing --bench rules --bench live
+	$(BIN)/python -m bench.routing $(BENCH_FLAGS)
+	$(BIN)/python -m bench.report
 
 run: setup ## one request all the way through; with a provider key set: serve
 	@$(BIN)/python scripts/run.py $(RUN_FLAGS)

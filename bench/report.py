@@ -11,6 +11,7 @@ from bench.histogram import Histogram
 from bench.results import ROOT, Context, Row
 
 DOCUMENT: Final = ROOT / "docs" / "benchmarks.md"
+ROUTING: Final = ROOT / "bench" / "results" / "routing.md"
 MISSING: Final = "–"
 
 LOAD_AVERAGE_MAX: Final = 0.5
@@ -294,9 +295,16 @@ def document(context: Context, lines: Sequence[Row], *, file: str, request_bytes
         seed=context.seed,
         quick="; a quick run, whose figures are a glance" if context.is_quick else "",
         busy=_BUSY.format(load=context.load_average) if is_busy(context) else "",
-        tables=tables(context, lines),
+        tables=tables(context, lines) + routing_section(),
         request_bytes=request_bytes,
     )
+
+
+def routing_section() -> str:
+    """Return what `bench.routing` measured last; empty where it never ran."""
+    if not ROUTING.exists():
+        return ""
+    return "\n\n" + ROUTING.read_text("utf-8").rstrip("\n")
 
 
 def write(path: Path | None = None) -> Path | None:

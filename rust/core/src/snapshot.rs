@@ -333,6 +333,8 @@ pub struct Version {
 pub struct Route {
     /// Its name, without `@`.
     pub slug: String,
+    /// Its name as callers write it.
+    pub name: String,
     /// The live version.
     pub live: u32,
     versions: HashMap<u32, Rc<Version>>,
@@ -691,7 +693,12 @@ impl RouteDocument {
         if !versions.contains_key(&self.live) {
             return Err(SnapshotFault(format!("route {} has no live version", self.slug)));
         }
-        Ok(Route { slug: self.slug, live: self.live, versions })
+        Ok(Route {
+            name: format!("@{}", self.slug),
+            slug: self.slug,
+            live: self.live,
+            versions,
+        })
     }
 }
 

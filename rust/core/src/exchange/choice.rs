@@ -149,7 +149,8 @@ impl Plan {
         let live = &self.world.live;
         for result in &self.choice.decision.rules {
             let Own::Rules { rules } = &flat.configs[result.config].own else { continue };
-            let mark = live.mark(&rules[result.index].mark);
+            let rule = &rules[result.index];
+            let mark = *rule.mark_id.get_or_init(|| live.mark(&rule.mark));
             live.null_run(mark, result.result.is_none());
             if result.result == Some(true) {
                 live.touch(mark, unix_s);

@@ -13,6 +13,7 @@
 //!                └───────┘
 //! ```
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::{Phase, Plan};
@@ -29,7 +30,7 @@ use crate::pricing::{self, Cost};
 use crate::request::{Choice, FlatRef};
 use crate::routing::Leaf;
 use crate::routing::state::BudgetState;
-use crate::scan::{LimitKey, Shape};
+use crate::scan::{Facts, LimitKey, Shape};
 use crate::snapshot::OnCancel;
 use crate::sse::Follower;
 use crate::subject::Endpoint;
@@ -353,13 +354,24 @@ impl Plan {
         })
     }
 
+    /// The request as its target makes it: what it sets in the body is text like the rest.
+    fn facts_with_params(&self, leaf: &Leaf) -> Cow<'_, Facts> {
+        match &leaf.params {
+            None => Cow::Borrowed(&self.facts),
+            Some(params) => Cow::Owned(Facts {
+                text_bytes: self.facts.text_bytes.saturating_add(params.len() as u64),
+                ..self.facts.clone()
+            }),
+        }
+    }
+
     /// The bound of the current attempt with a token for each byte of its text.
     fn bound_by_bytes(&self, limit: Option<u64>) -> Result<Bound, BoundFault> {
         let Some(attempt) = self.attempts.last() else { return Err(BoundFault::NotPriced) };
         let (leaf, provider) = self.target_of(attempt);
         let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
         let bound = bound::bound(
-            &self.facts,
+            &self.facts_with_params(leaf),
             self.endpoint.shape(),
             self.price.as_ref(),
             model.as_ref(),
@@ -741,13 +753,14 @@ impl Plan {
         let limit = self.budgets.stake?.limit;
         let (leaf, provider) = self.target_of(self.attempts.last()?);
         let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
+        let params = leaf.params.as_ref().map_or(0, String::len) as u64;
         let bound = bound::bound_by_count(
             &self.facts,
             self.endpoint.shape(),
             self.price.as_ref()?,
             model.as_ref(),
             &provider.vendor,
-            text_tokens,
+            text_tokens.saturating_add(params),
         );
         bound.ok().filter(|bound| bound.at(limit).is_some())
     }

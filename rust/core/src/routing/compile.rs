@@ -1,5 +1,6 @@
 //! From the nodes of a snapshot to leaves and the configs above them.
 
+use std::cell::OnceCell;
 use std::rc::Rc;
 
 use super::node::{
@@ -11,6 +12,7 @@ use super::{
     LEAVES_MAX, LIMIT_MS_MAX, Leaf, RetryOn, Strategy, TIMEOUT_MS,
 };
 use crate::answers::Validity;
+use crate::live::MarkId;
 use crate::route::{IdsCell, MemoCell};
 use crate::rules::{Place, Rule, Var};
 use crate::snapshot::Provider;
@@ -98,6 +100,8 @@ pub(crate) struct CompiledRule {
     pub(crate) block: Option<String>,
     /// What counts how often it matched.
     pub(crate) mark: String,
+    /// Where that is, once it was looked up.
+    pub(crate) mark_id: OnceCell<MarkId>,
 }
 
 /// What makes a member's answer valid.
@@ -391,6 +395,7 @@ impl Compiler<'_> {
                         then: node.then,
                         block: node.block.clone(),
                         mark: format!("{owner} {}", node.path),
+                        mark_id: OnceCell::new(),
                     });
                 }
                 Ok(Own::Rules { rules })

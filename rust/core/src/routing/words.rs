@@ -28,14 +28,12 @@ struct Words<'a> {
     state: &'a State,
     text: &'a CompiledText,
     said: Option<&'a Said>,
-    route: Option<String>,
 }
 
 impl CompiledText {
     /// Evaluate for one request, and for its answer where there is one.
     pub(crate) fn eval(&self, asked: Asked<'_>, state: &State, said: Option<&Said>) -> Verdict {
-        let route = asked.subject.route.as_ref().map(|(route, _)| format!("@{}", route.slug));
-        self.rule.eval(&Words { asked, state, text: self, said, route })
+        self.rule.eval(&Words { asked, state, text: self, said })
     }
 }
 
@@ -100,7 +98,7 @@ impl Vars for Words<'_> {
             Var::EndUser => text(subject.end_user.as_deref()),
             Var::Project => Value::Text(self.asked.project),
             Var::KeyName => text(subject.key.as_ref().and_then(|key| key.name.as_deref())),
-            Var::Route => text(self.route.as_deref()),
+            Var::Route => text(subject.route.as_ref().map(|(route, _)| route.name.as_str())),
             Var::Model => Value::Text(self.asked.model),
             Var::InputTokens => match self.state.tokens {
                 Tokens::Between { least, most } => Value::Span { least, most },

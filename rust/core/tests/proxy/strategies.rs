@@ -414,6 +414,25 @@ fn what_mattered_is_counted_once_under_its_place() {
 }
 
 #[test]
+fn what_a_target_sets_in_the_body_is_held_for_like_the_rest() {
+    let bound = |params: Value| {
+        let mut leaf = target(0, "m");
+        leaf["params"] = params;
+        let mut bench = Bench::new(&priced(&fallback(&[leaf], &json!({}))));
+        let body = json!({"model": "@prod", "max_tokens": 1, "messages": []});
+        let ask = chat("X-Modelux-Dry-Run: true\r\n", &body);
+        let Begin::Local(answer) = bench.begin(&ask) else { panic!("called") };
+        let told: Value = serde_json::from_slice(&answer.body).unwrap();
+        let usd = told["modelux"]["attempts"][0]["bound_usd"].as_str().unwrap().to_owned();
+        usd.parse::<f64>().unwrap()
+    };
+    let plain = bound(Value::Null);
+    let filled = bound(json!({"response_format": {"schema": "x".repeat(9_000)}}));
+    // A token a byte, at 1 USD a million.
+    assert!(filled - plain > 0.009, "{plain} and {filled}");
+}
+
+#[test]
 fn a_target_that_answers_nobody_any_more_is_left_before_its_first_timeout() {
     let mut document = document(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
     document["server"]["max_in_flight"] = json!(100);
