@@ -211,6 +211,19 @@ attempts = [
 ]
 retry_on = ["5xx"]
 
+[routes.blocked-member]
+strategy = "ensemble"
+aggregation = "weighted_vote"
+min_responses = 1
+members = [
+  "sim/e-1",
+  { strategy = "custom_rules", rules = [
+    { if = "tags.tier == 'banned'", then = { block = "not a member" } },
+    { else = "sim/e-2" },
+  ] },
+  "sim/e-3",
+]
+
 [routes.blocked-step]
 strategy = "cascade"
 steps = [
@@ -735,6 +748,18 @@ def test_a_block_behind_a_failed_target_ends_the_request(
     ):
         # What is not retried does not come as far as the rule.
         ask(client, "@blocked-late", stream=stream)
+
+
+@both
+def test_a_member_that_a_rule_blocks_ends_the_request_before_anybody_is_asked(
+    client: openai.OpenAI, simulator: Simulator, *, stream: bool
+) -> None:
+    assert ask(client, "@blocked-member", stream=stream).attempts == 3
+    simulator.reset()
+    with pytest.raises(openai.PermissionDeniedError) as caught:
+        ask(client, "@blocked-member", stream=stream, tags="tier=banned")
+    assert "not a member" in str(caught.value)
+    assert asked(simulator) == []
 
 
 @both

@@ -288,9 +288,26 @@ impl Walk<'_> {
                 let from = out.len();
                 let mut members = 0;
                 for child in &config.children {
-                    let before = out.len();
-                    self.add_child(*child, most, out);
-                    members += usize::from(out.len() > before);
+                    // Members do not follow one another: who blocks as the first of its own
+                    // config blocks all of them, whoever stands before it.
+                    let mut own = Vec::with_capacity(1);
+                    let stopped = self.stopped;
+                    self.add_child(*child, most, &mut own);
+                    if let (Some(Stop::Blocked(config, rule)), None, true) =
+                        (self.stopped, stopped, from > 0)
+                    {
+                        self.stopped = None;
+                        self.is_closed = true;
+                        let within = self.within.clone();
+                        let rule = (config, rule);
+                        self.ended_by.get_or_insert(Ended { rule, within });
+                        out.truncate(from);
+                        return;
+                    }
+                    // What ends one member after its own targets failed ends no other.
+                    self.is_closed = false;
+                    members += usize::from(!own.is_empty());
+                    out.append(&mut own);
                 }
                 if members < ensemble.min_responses {
                     out.truncate(from);
