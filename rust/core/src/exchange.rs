@@ -200,6 +200,8 @@ pub struct Plan {
     aside: Option<Aside>,
     /// Its answer is for the exchange that made it, not for a caller.
     is_captured: bool,
+    /// May its output limit be lowered to what a budget has left.
+    may_fit: bool,
     /// The ensemble that it is a member of, and which one.
     member_of: Option<(usize, usize)>,
     /// Members under way, and what came of them.
@@ -337,6 +339,7 @@ impl Plan {
             onward: None,
             aside: None,
             is_captured: false,
+            may_fit: true,
             member_of: None,
             gather: None,
             not_before_us: 0,

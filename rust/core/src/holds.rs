@@ -283,7 +283,13 @@ fn reserve_group(
             fitting += 1;
         }
     }
-    let is_enough = judge_fits && fitting >= group.least.min(members);
+    let least = group.least.min(members);
+    if judge_fits && fitting == 0 && least == 1 {
+        // One is enough, and it may be lowered to what is left.
+        group.plans[0].ask_alone();
+        fitting = usize::from(fits(group.plans[0], turn)?);
+    }
+    let is_enough = judge_fits && fitting >= least;
     let refused = if judge_fits { fitting } else { count - 1 };
     let mut undone_nusd = 0_u64;
     for (at, plan) in group.plans.iter_mut().enumerate() {

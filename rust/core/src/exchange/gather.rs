@@ -125,6 +125,7 @@ impl Plan {
             decision.order = order;
             let mut member = self.fork(Choice { flat: choice.clone(), decision });
             member.member_of = Some((config, child));
+            member.may_fit = false;
             let reason = format!("member {} of the ensemble", child + 1);
             member.start_or_pass(first, reason.into(), now_us);
             members.push(member);

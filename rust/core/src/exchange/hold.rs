@@ -412,6 +412,20 @@ impl Plan {
         self.stop(unavailable(why));
     }
 
+    /// Ask again for a call that stood with others and may now be lowered to what is left.
+    pub(crate) fn ask_alone(&mut self) {
+        self.may_fit = true;
+        if self.budgets.verdict == Verdict::Stopped && self.budgets.stake.is_some() {
+            self.budgets.verdict = Verdict::Wait;
+            self.budgets.stopped = None;
+            self.budgets.stopped_by = None;
+            if let Some(attempt) = self.attempts.last_mut() {
+                attempt.outcome = None;
+                attempt.ended_us = None;
+            }
+        }
+    }
+
     /// Decide on the current attempt, inside of the turn's transaction, and hold if it may go.
     ///
     /// # Errors
@@ -438,7 +452,8 @@ impl Plan {
             let ask = Ask {
                 bound: bound.unwrap_or(Bound::fixed(0)),
                 limit: stake.limit,
-                least: stake.least,
+                // One of several would take all that is left, and leave the others out.
+                least: if self.may_fit { stake.least } else { stake.limit.unwrap_or(0) },
             };
             // Where a call of several does not fit, it is for the whole request to go elsewhere.
             let may_downgrade = self.budgets.downgraded.is_none() && !self.is_captured;

@@ -610,3 +610,26 @@ fn a_limit_beyond_all_counting_is_held_by_what_the_target_may_cost() {
     let plan = held(&mut bench, &chat("", &body));
     assert_eq!(amount(&plan), 5_000_000);
 }
+
+#[test]
+fn members_are_dropped_whole_before_one_of_them_is_lowered_to_what_is_left() {
+    // Unlimited answers are held with 16,384 tokens: about 33,000,000.
+    for (cap_nusd, is_lowered) in [(50_000_000, false), (20_000_000, true)] {
+        let mut document = capped(cap_nusd, &json!({}));
+        let config = &mut document["routes"][0]["versions"][1]["config"];
+        config["strategy"] = json!("ensemble");
+        config["aggregation"] = json!("first_valid");
+        let mut bench = Bench::new(&document);
+        let mut plan = bench.plan(&plain_chat());
+        assert_eq!(plan.verdict(), Verdict::Gather);
+        let (mut members, least, has_judge) = plan.members(START_US);
+        bench.turn_group(members.iter_mut().collect(), least, has_judge);
+        let verdicts: Vec<Verdict> = members.iter().map(Plan::verdict).collect();
+        assert_eq!(verdicts, [Verdict::Go, Verdict::Stopped], "{cap_nusd}");
+        let held_nusd = amount(&members[0]);
+        assert_eq!(held_nusd < 30_000_000, is_lowered, "{held_nusd}");
+        let (spent_nusd, in_row_nusd) = bench.settled();
+        assert_eq!((spent_nusd, in_row_nusd), (0, held_nusd));
+        assert!(held_nusd <= cap_nusd);
+    }
+}
