@@ -19,6 +19,7 @@ mod choice;
 mod dry;
 mod gather;
 mod hold;
+mod settle;
 mod weigh;
 
 use std::cell::Cell;
