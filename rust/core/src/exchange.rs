@@ -831,6 +831,10 @@ impl Plan {
         if self.is_captured || self.aside.is_some() {
             return self.fail(Outcome::Malformed, FailedBy::Reset, Evidence::Cut, now_us);
         }
+        if self.reads_whole() {
+            // Too much to be read before somebody gets it.
+            self.subject.warnings.push("cascade_unread");
+        }
         let mut out = Vec::new();
         let head = self.held.len().saturating_sub(TAIL_BYTES_MAX);
         let tail = self.held[head..].to_vec();

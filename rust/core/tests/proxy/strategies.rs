@@ -343,6 +343,19 @@ fn where_the_next_step_fails_the_answer_that_was_read_stands() {
 }
 
 #[test]
+fn an_answer_that_is_too_large_to_be_read_stands_with_a_warning() {
+    let own = json!({"accepts": [{"rule": rule("response.json_valid")}, null]});
+    let mut bench = Bench::of(&config("cascade", &[target(0, "m"), target(1, "b")], &own));
+    let mut plan = bench.plan(&plain_chat());
+    let large = says(&"word ".repeat(300_000));
+    let (relayed, step) =
+        bench.feed(&mut plan, &[&large[..1_200_000], &large[1_200_000..]], START_US);
+    assert_eq!(step, Step::Done(Vec::new()));
+    assert!(text(&relayed[..2000]).contains("X-Modelux-Warnings: cascade_unread\r\n"));
+    assert_eq!(targets(&bench.record()), ["m"]);
+}
+
+#[test]
 fn a_judge_accepts_by_its_score() {
     let judge = target(1, "m");
     let own = json!({"accepts": [{"judge": judge, "min_score_permille": 700}, null]});
