@@ -56,6 +56,7 @@ __all__ = [
     "STEP_WRITE",
     "ScanError",
     "Slots",
+    "Snapshot",
     "SseFollower",
     "TRAILER_BYTES_MAX",
     "Usage",
@@ -78,6 +79,7 @@ __all__ = [
     "parse_toml",
     "patch",
     "relayed_tokens",
+    "route",
     "row_key",
     "scan",
     "usage_of_answer",
@@ -754,6 +756,36 @@ class RingReader:
     def stats(self) -> dict[str, int]: ...
     def remove(self) -> None: ...
     def close(self) -> None: ...
+
+# --- route.rs ------------------------------------------------------------------------------
+
+@final
+class Snapshot:
+    """A published configuration, compiled, without its secrets: for decisions by themselves."""
+
+    def __new__(cls, document: bytes, catalogue: bytes, models: bytes) -> Snapshot: ...
+
+def route(snapshot: Snapshot, facts: bytes, state: bytes) -> bytes:
+    """Decide where a request goes: a pure function, the one that live traffic is routed by.
+
+    Args:
+        snapshot: What is configured.
+        facts: JSON object: `id`, `model` (`@slug`, `@slug@7`, `provider/model`, `model`); and,
+            where they are not empty, `project` (`default`), `endpoint` (`chat`, `completions`,
+            `embeddings`), `key_id`, `tags`, `end_user`, `conversation_id`, `stream`,
+            `max_output_tokens`, `has_tools`, `has_images`, `json_schema`, `messages`.
+        state: JSON object: `decision.inputs` of a record, and its `tokens_by`. `targets` are in
+            the order of the config's text; without them all is well with each.
+
+    Returns:
+        JSON object: `strategy`, `order` (attempts if all before them fail: `target`,
+        `provider`, `model`, `path`), `reason`, `candidates`, `rules`, `variant`, `tokens_by` in
+        the words of the record, `needs_count` (a rule asks for tokens that nobody counted), and
+        `stopped` (`code`, `reason`) or null.
+
+    Raises:
+        ValueError: Either is no such object, or names what the snapshot does not have.
+    """
 
 # --- rules.rs ------------------------------------------------------------------------------
 

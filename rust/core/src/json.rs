@@ -13,7 +13,7 @@ use std::borrow::Cow;
 pub const DEPTH_MAX: u32 = 128;
 
 /// A range of byte offsets in the text that was walked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// The first byte.
     pub start: usize,

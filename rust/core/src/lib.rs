@@ -33,6 +33,7 @@ pub mod patch;
 pub mod pricing;
 pub mod record;
 pub mod redact;
+pub mod replayed;
 pub mod request;
 pub mod ring;
 pub mod route;

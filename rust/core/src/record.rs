@@ -11,9 +11,9 @@ use crate::digits::{push_number, push_usd};
 use crate::exchange::{DryAttempt, DryBudget, Plan, Tally};
 use crate::gate::Refused;
 use crate::ring::{Bodies, RingWriter};
-use crate::routing::decide::Candidate;
+use crate::routing::decide::{Candidate, RuleResult};
 use crate::routing::state::{Health, Keys, TargetState, Tokens};
-use crate::routing::{Leaf, Strategy};
+use crate::routing::{Flat, Leaf, Strategy};
 use crate::snapshot::{Snapshot, StoreBodies};
 use crate::subject::Subject;
 use crate::usage::Usage;
@@ -85,18 +85,19 @@ macro_rules! key {
         concat!(",\"", $name, "\":")
     };
 }
+pub(crate) use key;
 
 /// A JSON object under construction.
 ///
 /// Each member is written with a comma before it, its name a constant made by `key!`; `close` turns
 /// the first comma into the brace. So a member costs one copy for its name and no decision.
-struct Object<'o> {
+pub(crate) struct Object<'o> {
     out: &'o mut Vec<u8>,
     start: usize,
 }
 
 impl<'o> Object<'o> {
-    fn open(out: &'o mut Vec<u8>) -> Self {
+    pub(crate) fn open(out: &'o mut Vec<u8>) -> Self {
         let start = out.len();
         Self { out, start }
     }
@@ -107,11 +108,11 @@ impl<'o> Object<'o> {
         self.out
     }
 
-    fn text(&mut self, key: &'static str, value: &str) {
+    pub(crate) fn text(&mut self, key: &'static str, value: &str) {
         push_json_text(self.key(key), value);
     }
 
-    fn maybe_text(&mut self, key: &'static str, value: Option<&str>) {
+    pub(crate) fn maybe_text(&mut self, key: &'static str, value: Option<&str>) {
         match value {
             Some(value) => self.text(key, value),
             None => self.null(key),
@@ -149,11 +150,11 @@ impl<'o> Object<'o> {
         let _ = write!(out, "{value}");
     }
 
-    fn flag(&mut self, key: &'static str, value: bool) {
+    pub(crate) fn flag(&mut self, key: &'static str, value: bool) {
         self.key(key).extend_from_slice(if value { b"true" } else { b"false" });
     }
 
-    fn null(&mut self, key: &'static str) {
+    pub(crate) fn null(&mut self, key: &'static str) {
         self.key(key).extend_from_slice(b"null");
     }
 
@@ -179,13 +180,13 @@ impl<'o> Object<'o> {
         out.push(b'"');
     }
 
-    fn object(&mut self, key: &'static str, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(crate) fn object(&mut self, key: &'static str, fill: impl FnOnce(&mut Object<'_>)) {
         let mut inner = Object::open(self.key(key));
         fill(&mut inner);
         inner.close();
     }
 
-    fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         key: &'static str,
         items: impl Iterator<Item = T>,
@@ -206,7 +207,7 @@ impl<'o> Object<'o> {
         self.key(key).extend_from_slice(b"[]");
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         match self.out.get_mut(self.start) {
             Some(first) => *first = b'{',
             None => self.out.push(b'{'),
@@ -507,16 +508,7 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     let rules = choices().flat_map(|choice| {
         choice.decision.rules.iter().map(move |result| (choice.flat.flat(), result))
     });
-    object.list(key!("rules"), rules, |out, (flat, result)| {
-        let mut rule = Object::open(out);
-        rule.number(key!("index"), result.index as u64);
-        rule.text(key!("expr"), flat.rule_text(result.config, result.index));
-        match result.result {
-            Some(holds) => rule.flag(key!("result"), holds),
-            None => rule.null(key!("result")),
-        }
-        rule.close();
-    });
+    object.list(key!("rules"), rules, |out, (flat, result)| push_rule(out, flat, result));
     object.maybe_text(key!("variant"), plan.variant());
     object.maybe_text(key!("downgraded_from"), downgraded.map(|left| left.from.as_str()));
     object.maybe_number(key!("fitted_to"), plan.budgets.limit_sent);
@@ -559,6 +551,17 @@ pub(crate) fn dry_run(plan: &Plan, attempts: &[DryAttempt], budgets: &[DryBudget
     out
 }
 
+pub(crate) fn push_rule(out: &mut Vec<u8>, flat: &Flat, result: &RuleResult) {
+    let mut rule = Object::open(out);
+    rule.number(key!("index"), result.index as u64);
+    rule.text(key!("expr"), flat.rule_text(result.config, result.index));
+    match result.result {
+        Some(holds) => rule.flag(key!("result"), holds),
+        None => rule.null(key!("result")),
+    }
+    rule.close();
+}
+
 /// How each attempt went: `primary timeout, secondary healthy`.
 fn told(plan: &Plan) -> String {
     let attempts = plan.attempts.iter().enumerate();
@@ -568,7 +571,12 @@ fn told(plan: &Plan) -> String {
     told.join(", ")
 }
 
-fn push_candidate(out: &mut Vec<u8>, leaf: &Leaf, candidate: &Candidate, state: &TargetState) {
+pub(crate) fn push_candidate(
+    out: &mut Vec<u8>,
+    leaf: &Leaf,
+    candidate: &Candidate,
+    state: &TargetState,
+) {
     let mut object = Object::open(out);
     object.text(key!("target"), &leaf.label);
     object.flag(key!("eligible"), candidate.reject_reason.is_none());

@@ -329,7 +329,8 @@ impl Request<'_, '_> {
                     .param("model"));
                 }
                 self.subject.resolved_auto = true;
-                let index = self.infer(model).ok_or_else(|| self.unknown_model(key, model))?;
+                let index =
+                    infer(snapshot, model).ok_or_else(|| self.unknown_model(key, model))?;
                 (index, model)
             }
         };
@@ -410,24 +411,6 @@ impl Request<'_, '_> {
         Ok(FlatRef::Version(Rc::clone(version)))
     }
 
-    /// Which provider serves a bare model name: one that lists it, else by the name's prefix.
-    fn infer(&self, model: &str) -> Option<usize> {
-        let providers = &self.snapshot.providers;
-        let lists = |provider: &Provider| {
-            provider
-                .models
-                .as_ref()
-                .is_some_and(|models| models.iter().any(|known| known == model))
-        };
-        if let Some(index) = providers.iter().position(lists) {
-            return Some(index);
-        }
-        let vendor = vendor_of(model)?;
-        providers
-            .iter()
-            .position(|provider| provider.vendor == vendor && provider.models.is_none())
-    }
-
     fn unknown_model(&self, key: &Key, model: &str) -> Refusal {
         let snapshot = self.snapshot;
         let mut known: Vec<Cow<'_, str>> = Vec::new();
@@ -451,6 +434,21 @@ impl Request<'_, '_> {
         )
         .param("model")
     }
+}
+
+/// Which provider serves a bare model name: one that lists it, else by the name's prefix.
+pub(crate) fn infer(snapshot: &Snapshot, model: &str) -> Option<usize> {
+    let lists = |provider: &Provider| {
+        provider.models.as_ref().is_some_and(|models| models.iter().any(|known| known == model))
+    };
+    if let Some(index) = snapshot.providers.iter().position(lists) {
+        return Some(index);
+    }
+    let vendor = vendor_of(model)?;
+    snapshot
+        .providers
+        .iter()
+        .position(|provider| provider.vendor == vendor && provider.models.is_none())
 }
 
 /// What a vendor's OpenAI-compatible endpoint cannot do, as a reject reason.

@@ -138,8 +138,8 @@ impl World {
     ) -> Decision {
         let unix_s = i64::try_from(asking.unix_us / 1_000_000).unwrap_or(i64::MAX);
         let memo = (flat.needs.costs || flat.needs.named || asking.is_dry)
-            .then(|| self.memo(asking.snapshot, flat, unix_s));
-        let rejects = self.rejects(asking, flat);
+            .then(|| memo(&self.catalogue, asking.snapshot, flat, unix_s));
+        let rejects = rejects(&self.catalogue, asking, flat);
         let class = size_class(asking.facts);
         let has_costs = flat.needs.costs || asking.is_dry;
         let has_latency = flat.needs.latency || asking.is_dry;
@@ -196,21 +196,8 @@ impl World {
         before: &Decision,
         tokens: Tokens,
     ) -> Decision {
-        let rejects: Vec<Option<&'static str>> = self.rejects(asking, flat);
+        let rejects = rejects(&self.catalogue, asking, flat);
         decide(flat, asking.asked(), &rejects, State { tokens, ..before.state.clone() })
-    }
-
-    /// Why each leaf cannot serve this request, whatever its health.
-    fn rejects(&self, asking: &Asking<'_>, flat: &Flat) -> Vec<Option<&'static str>> {
-        let unix_s = i64::try_from(asking.unix_us / 1_000_000).unwrap_or(i64::MAX);
-        let memo = needs_models(asking).then(|| self.memo(asking.snapshot, flat, unix_s));
-        flat.leaves
-            .iter()
-            .enumerate()
-            .map(|(at, leaf)| {
-                reject(asking, flat, leaf, memo.as_ref().map(|memo| &memo.leaves[at]))
-            })
-            .collect()
     }
 
     /// Where the leaves of a config are remembered.
@@ -241,26 +228,6 @@ impl World {
                 .collect(),
             mark: (!mark.is_empty()).then(|| self.live.mark(mark)),
         }
-    }
-
-    fn memo(&self, snapshot: &Snapshot, flat: &Flat, unix_s: i64) -> Rc<Memo> {
-        let mut kept = flat.memo.borrow_mut();
-        if let Some(memo) =
-            kept.as_ref().filter(|memo| (unix_s - memo.at_s).abs() < PRICES_KEPT_S)
-        {
-            return Rc::clone(memo);
-        }
-        let known = |provider: usize, model: &str| Known {
-            price: snapshot.price(&self.catalogue, provider, model, unix_s),
-            model: snapshot.model(&self.catalogue, provider, model),
-        };
-        let memo = Rc::new(Memo {
-            at_s: unix_s,
-            leaves: flat.leaves.iter().map(|leaf| known(leaf.provider, &leaf.model)).collect(),
-            named: flat.named.iter().map(|named| known(named.provider, &named.model)).collect(),
-        });
-        *kept = Some(Rc::clone(&memo));
-        memo
     }
 
     fn target(
@@ -404,6 +371,43 @@ fn health(health: live::Health, now_us: u64) -> Health {
         }
         live::Health::HalfOpen { .. } => Health::HalfOpen,
     }
+}
+
+/// Prices and models of a config's targets, looked up at most once a minute.
+fn memo(catalogue: &Catalogue, snapshot: &Snapshot, flat: &Flat, unix_s: i64) -> Rc<Memo> {
+    let mut kept = flat.memo.borrow_mut();
+    if let Some(memo) = kept.as_ref().filter(|memo| (unix_s - memo.at_s).abs() < PRICES_KEPT_S)
+    {
+        return Rc::clone(memo);
+    }
+    let known = |provider: usize, model: &str| Known {
+        price: snapshot.price(catalogue, provider, model, unix_s),
+        model: snapshot.model(catalogue, provider, model),
+    };
+    let memo = Rc::new(Memo {
+        at_s: unix_s,
+        leaves: flat.leaves.iter().map(|leaf| known(leaf.provider, &leaf.model)).collect(),
+        named: flat.named.iter().map(|named| known(named.provider, &named.model)).collect(),
+    });
+    *kept = Some(Rc::clone(&memo));
+    memo
+}
+
+/// Why each leaf cannot serve this request, whatever its health.
+pub(crate) fn rejects(
+    catalogue: &Catalogue,
+    asking: &Asking<'_>,
+    flat: &Flat,
+) -> Vec<Option<&'static str>> {
+    let unix_s = i64::try_from(asking.unix_us / 1_000_000).unwrap_or(i64::MAX);
+    let memo = needs_models(asking).then(|| memo(catalogue, asking.snapshot, flat, unix_s));
+    flat.leaves
+        .iter()
+        .enumerate()
+        .map(|(at, leaf)| {
+            reject(asking, flat, leaf, memo.as_ref().map(|memo| &memo.leaves[at]))
+        })
+        .collect()
 }
 
 /// Does what the request asks for depend on what a model can do?

@@ -105,9 +105,10 @@ impl ServerTools {
 }
 
 /// What `patch` must change so that the provider reports usage in a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UsageEdit {
     /// No `stream_options`: a member is added to the body.
+    #[default]
     AddMember,
     /// This value (`null` options, or an `include_usage` of `false` or `null`) is replaced.
     Replace {
@@ -128,7 +129,7 @@ pub enum UsageEdit {
 }
 
 /// What one body says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not a state")]
 pub struct Facts {
     /// `model`, unescaped.
@@ -432,53 +433,8 @@ struct Walk<'b> {
     facts: Facts,
 }
 
-const NOWHERE: Span = Span { start: 0, end: 0 };
-
 impl<'b> Walk<'b> {
     fn new(body: &'b [u8], shape: Shape) -> Self {
-        let facts = Facts {
-            model: String::new(),
-            model_span: NOWHERE,
-            stream: false,
-            stream_span: None,
-            include_usage: None,
-            stream_options: None,
-            usage_edit: UsageEdit::AddMember,
-            max_output_tokens: None,
-            limit_key: None,
-            n: None,
-            best_of: None,
-            has_tools: false,
-            has_images: false,
-            json_schema: false,
-            messages: 0,
-            text_bytes: 0,
-            media_bytes: 0,
-            images: 0,
-            audio_bytes: 0,
-            file_bytes: 0,
-            text_file_bytes: 0,
-            has_unseen: false,
-            server_tools: ServerTools::None,
-            has_other_models: false,
-            prompts: 0,
-            prediction_bytes: 0,
-            service_tier: AskedTier::Any,
-            has_speed: false,
-            is_global: false,
-            thinking_budget: None,
-            media_output: false,
-            max_tokens: None,
-            max_completion_tokens: None,
-            end_user: None,
-            tags: Vec::new(),
-            trace_id: None,
-            conversation_id: None,
-            mlx_trace: false,
-            cache_skip: false,
-            mlx_members: Vec::new(),
-            object_start: 0,
-        };
         Self {
             cursor: Cursor::new(body),
             shape,
@@ -489,7 +445,7 @@ impl<'b> Walk<'b> {
             safety_identifier: None,
             max_tool_calls: None,
             searches_only: true,
-            facts,
+            facts: Facts::default(),
         }
     }
 

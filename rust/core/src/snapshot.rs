@@ -468,6 +468,12 @@ impl Snapshot {
         self.keys.get(&hash)
     }
 
+    /// Find a key by its public id: for tools, as it takes a walk over all keys.
+    #[must_use]
+    pub fn key_by_id(&self, id: &str) -> Option<&Rc<Key>> {
+        self.keys.values().find(|key| key.id == id)
+    }
+
     /// Hash an end user as the store keeps it under `hash_end_users`.
     #[must_use]
     pub fn hash_end_user(&self, end_user: &str) -> String {

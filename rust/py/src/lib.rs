@@ -8,6 +8,7 @@ mod parse;
 mod pricing;
 mod redact;
 mod ring;
+mod route;
 mod rules;
 mod scan;
 mod tokens;
@@ -25,6 +26,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     pricing::register(module)?;
     redact::register(module)?;
     ring::register(module)?;
+    route::register(module)?;
     rules::register(module)?;
     scan::register(module)?;
     tokens::register(module)?;

@@ -170,15 +170,12 @@ impl Plan {
         let flat = self.choice.flat.flat();
         match stop {
             Stop::Blocked(config, rule) => {
-                let Own::Rules { rules } = &flat.configs[config].own else {
-                    return Stopped::plain("blocked_by_rule", "blocked by a rule".to_owned());
-                };
-                let reason = rules[rule].block.as_deref().unwrap_or("blocked");
-                Stopped::plain("blocked_by_rule", reason.to_owned())
+                let reason = flat.block_reason(config, rule).unwrap_or("blocked");
+                Stopped::plain(stop.code(), reason.to_owned())
             }
             Stop::NoRule(_) => {
                 let mut stopped = Stopped::plain(
-                    "no_rule_matched",
+                    stop.code(),
                     "no rule of this routing config matched this request, and it has no `else`"
                         .to_owned(),
                 );
@@ -205,11 +202,7 @@ impl Plan {
     /// The arm of the A/B test that this request is in.
     #[must_use]
     pub fn variant(&self) -> Option<&str> {
-        let (config, child) = self.choice.decision.variant?;
-        match &self.choice.flat.flat().configs[config].own {
-            Own::AbTest { names, .. } => names.get(child).map(String::as_str),
-            _ => None,
-        }
+        self.choice.flat.flat().variant(&self.choice.decision)
     }
 
     /// The budgets that match before anything of this request is held, as expressions read them.

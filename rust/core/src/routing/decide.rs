@@ -74,6 +74,17 @@ pub enum Stop {
     NoRule(usize),
 }
 
+impl Stop {
+    /// The public `error.code`.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Blocked(..) => "blocked_by_rule",
+            Self::NoRule(_) => "no_rule_matched",
+        }
+    }
+}
+
 /// Whether a leaf may serve.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {

@@ -351,6 +351,23 @@ impl Flat {
         }
     }
 
+    /// Why a rule blocks, in the words of the config; None where it does not.
+    pub(crate) fn block_reason(&self, config: usize, rule: usize) -> Option<&str> {
+        match &self.configs[config].own {
+            Own::Rules { rules } => rules[rule].block.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The arm of the outermost A/B test that a decision drew.
+    pub(crate) fn variant(&self, decision: &decide::Decision) -> Option<&str> {
+        let (config, child) = decision.variant?;
+        match &self.configs[config].own {
+            Own::AbTest { names, .. } => names.get(child).map(String::as_str),
+            _ => None,
+        }
+    }
+
     /// The configs around a leaf that limit all of their attempts together: number, milliseconds.
     pub fn budgets_around(&self, at: usize) -> impl Iterator<Item = (usize, u64)> + '_ {
         // Most configs have none; those of a model that the caller named have no config at all.
