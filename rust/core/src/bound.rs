@@ -7,13 +7,12 @@
 //! that is too low lets a budget be passed, and one that is too high only makes requests wait.
 
 use crate::models::{Factor, ModelInfo, REGION_NONE};
-use crate::pricing::{Price, Rates};
+use crate::pricing::{Price, Rates, of_a_million};
 use crate::routing::{Fit, Leaf};
 use crate::scan::{AskedTier, Facts, LimitKey, ServerTools, Shape};
 
 /// A cost beyond this is refused: doubles, and so most readers of JSON, are exact up to here.
 const NUSD_MAX: u128 = 1 << 53;
-const TOKENS_PER_MTOK: u128 = 1_000_000;
 const PERMILLE: u128 = 1000;
 
 /// What one attempt may cost at most, as a function of its output limit.
@@ -82,9 +81,8 @@ impl Bound {
     }
 
     fn nusd(&self, output_tokens: u128) -> Option<u64> {
-        let output_nusd = output_tokens
-            .checked_mul(u128::from(self.output_nusd_per_mtok))?
-            .div_ceil(TOKENS_PER_MTOK);
+        let output_nusd =
+            of_a_million(output_tokens.checked_mul(u128::from(self.output_nusd_per_mtok))?);
         let nusd = u128::from(self.fixed_nusd)
             .checked_add(output_nusd)?
             .checked_mul(u128::from(self.factor_permille))?
@@ -352,7 +350,7 @@ impl Parts {
             let line = tokens.checked_mul(u128::from(rate)).ok_or(TOO_MUCH)?;
             sum = sum.checked_add(line).ok_or(TOO_MUCH)?;
         }
-        Ok(sum.div_ceil(TOKENS_PER_MTOK))
+        Ok(of_a_million(sum))
     }
 }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use crate::models::{Factor, ModelCatalogue, ModelInfo, REGION_NONE, ServiceTiers};
 use crate::usage::{ServiceTier, Usage};
 
-const TOKENS_PER_MTOK: u128 = 1_000_000;
+const TOKENS_PER_MTOK: u64 = 1_000_000;
 const PERMILLE: u128 = 1000;
 const SECONDS_PER_DAY: i64 = 86_400;
 /// A cost beyond this is refused: doubles, and so most readers of JSON, are exact up to here.
@@ -345,7 +345,16 @@ impl Side {
 }
 
 fn line_nusd(tokens: u128, rate: u64) -> Option<u128> {
-    Some(tokens.checked_mul(u128::from(rate))?.div_ceil(TOKENS_PER_MTOK))
+    Some(of_a_million(tokens.checked_mul(u128::from(rate))?))
+}
+
+/// Tokens times a rate for a million of them, as an amount, rounded up.
+pub(crate) fn of_a_million(product: u128) -> u128 {
+    // Nearly always: and a division of 64 bits is many times as fast as one of 128.
+    match u64::try_from(product) {
+        Ok(product) => u128::from(product.div_ceil(TOKENS_PER_MTOK)),
+        Err(_) => product.div_ceil(u128::from(TOKENS_PER_MTOK)),
+    }
 }
 
 // --- the catalogue -----------------------------------------------------------------------------
