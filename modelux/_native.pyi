@@ -78,6 +78,7 @@ __all__ = [
     "parse_response",
     "parse_toml",
     "patch",
+    "read_facts",
     "relayed_tokens",
     "route",
     "row_key",
@@ -494,6 +495,22 @@ class Gate:
 
     @property
     def in_flight(self) -> int: ...
+
+# --- indexed.rs ----------------------------------------------------------------------------
+
+def read_facts(
+    record: bytes,
+) -> tuple[
+    str, int, str, str, str, str, str, str, str, str, int, int | str | None, int, int,
+    int | None, int | None, int | None, dict[str, str], tuple[tuple[str, str, str], ...],
+]:  # fmt: skip
+    """Read what the trace store indexes of a record, in the order of `trace.facts.Facts`.
+
+    An amount that has not just nine decimals comes as it is written.
+
+    Raises:
+        ValueError: Not a JSON object, or a field of another type; says which.
+    """
 
 # --- ledger.rs -----------------------------------------------------------------------------
 

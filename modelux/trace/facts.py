@@ -1,27 +1,26 @@
 """What the store indexes and sums of a record: the quick reading, for every trace once.
 
 `parse_record` reads all that people are shown and may take its time; this reads a third of it
-at an eighth of the cost, because it stands between 2,000 requests a second and the disk.
+at a tenth of the cost, natively, because it stands between 2,000 requests a second and the
+disk.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Final, NamedTuple
 
-import orjson
-
-from modelux.trace.record import INPUT_PARTS, OUTPUT_PARTS, TS_US_MAX, RecordError
-from modelux.units import MONEY_NUSD_MAX, US_PER_MS, NanoUsd, nusd_from_usd
+from modelux._native import read_facts
+from modelux.trace.record import TS_US_MAX, RecordError
+from modelux.units import NanoUsd, nusd_from_usd
 
 ID_CHARS_MAX: Final = 64
-_DECIMALS: Final = 9
-_NUMBER_MAX: Final = 2**53
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """The searchable part of one record; texts are empty where there is none."""
+class Facts(NamedTuple):
+    """The searchable part of one record; texts are empty where there is none.
+
+    A tuple: one is made for every record, and making it is all that is done with most.
+    """
 
     id: str
     ts_us: int
@@ -45,6 +44,9 @@ class Facts:
     """Provider, model, outcome of each."""
 
 
+COST_INDEX: Final = Facts._fields.index("cost_nusd")
+
+
 def parse_facts(meta: bytes) -> Facts:
     """Read what is searched by; absent or null is empty, another type is refused.
 
@@ -52,114 +54,21 @@ def parse_facts(meta: bytes) -> Facts:
         RecordError: Not a JSON object, no usable `id` or `ts`, or a field of another type.
     """
     try:
-        raw = orjson.loads(meta)
-    except orjson.JSONDecodeError:
-        raise RecordError("not JSON") from None
-    if type(raw) is not dict:
-        raise RecordError("not a JSON object")
-    record_id = _text(raw, "id")
-    if not record_id or len(record_id) > ID_CHARS_MAX or not record_id.isprintable():
+        found = read_facts(meta)
+    except ValueError as fault:
+        raise RecordError(str(fault)) from None
+    facts = Facts._make(found)
+    if not facts.id or len(facts.id) > ID_CHARS_MAX or not facts.id.isprintable():
         raise RecordError("`id` is missing or no identifier")
-    ts_us = _number(raw, "ts")
-    if not 0 < ts_us <= TS_US_MAX:
+    if not 0 < facts.ts_us <= TS_US_MAX:
         raise RecordError("`ts` is missing or no date")
-    usage = _inner(raw, "usage")
-    latency = _inner(raw, "latency")
-    return Facts(
-        record_id,
-        ts_us,
-        _text(raw, "project"),
-        _text(raw, "route"),
-        _text(raw, "provider"),
-        _text(raw, "model"),
-        _text(raw, "model_requested"),
-        _text(raw, "end_user"),
-        _text(raw, "trace_id"),
-        _text(raw, "conversation_id"),
-        _number(raw, "status"),
-        _money(_inner(raw, "cost"), "total_usd"),
-        sum([_number(usage, part) for part in INPUT_PARTS]) if usage else 0,
-        sum([_number(usage, part) for part in OUTPUT_PARTS]) if usage else 0,
-        _scaled(latency, "overhead_us", 1),
-        _scaled(latency, "ttft_ms", US_PER_MS),
-        _scaled(latency, "total_ms", US_PER_MS),
-        _tags(raw),
-        _attempts(raw.get("attempts")),
-    )
+    amount = found[COST_INDEX]
+    return facts._replace(cost_nusd=_nusd(amount)) if isinstance(amount, str) else facts
 
 
-def _tags(raw: dict[str, object]) -> dict[str, str]:
-    found = {}
-    for key, value in _inner(raw, "tags").items():
-        if type(value) is not str:
-            raise RecordError("a tag is no text")
-        found[key] = value
-    return found
-
-
-def _attempts(raw: object) -> tuple[tuple[str, str, str], ...]:
-    if raw is None:
-        return ()
-    if type(raw) is not list:
-        raise RecordError("`attempts` is no list")
-    found = []
-    for one in raw:
-        if type(one) is not dict:
-            raise RecordError("an attempt is no object")
-        found.append((_text(one, "provider"), _text(one, "model"), _text(one, "outcome")))
-    return tuple(found)
-
-
-def _text(raw: dict[str, object], name: str) -> str:
-    value = raw.get(name)
-    if type(value) is str:
-        return value
-    if value is None:
-        return ""
-    raise RecordError(f"`{name}` is no text")
-
-
-def _number(raw: Mapping[str, object], name: str) -> int:
-    value = raw.get(name)
-    if value is None:
-        return 0
-    # By exact type: true and false are integers to Python, and are none here.
-    if type(value) is int and -_NUMBER_MAX <= value <= _NUMBER_MAX:
-        return value
-    raise RecordError(f"`{name}` is no integer")
-
-
-def _scaled(raw: Mapping[str, object], name: str, factor: int) -> int | None:
-    value = raw.get(name)
-    if value is None:
-        return None
-    if (type(value) is float or type(value) is int) and -_NUMBER_MAX <= value <= _NUMBER_MAX:
-        return max(0, round(value * factor))
-    raise RecordError(f"`{name}` is no number")
-
-
-def _money(raw: Mapping[str, object], name: str) -> NanoUsd | None:
-    value = raw.get(name)
-    if value is None:
-        return None
-    if type(value) is not str:
-        raise RecordError(f"`{name}` is no text")
-    whole, _, decimals = value.partition(".")
-    # As workers write it: nine decimals. Anything else goes the slow way.
-    if len(decimals) == _DECIMALS and len(whole) < _DECIMALS and (whole + decimals).isdecimal():
-        amount = int(whole + decimals)
-        if amount <= MONEY_NUSD_MAX:
-            return NanoUsd(amount)
+def _nusd(written: str) -> NanoUsd:
+    """Read an amount that no worker writes like this, but that is one."""
     try:
-        return nusd_from_usd(Decimal(value))
+        return nusd_from_usd(Decimal(written))
     except (InvalidOperation, ValueError):
-        raise RecordError(f"`{name}` is no amount") from None
-
-
-def _inner(raw: dict[str, object], name: str) -> dict[str, object]:
-    value = raw.get(name)
-    if type(value) is dict:
-        return value
-    if value is None:
-        return {}
-    raise RecordError(f"`{name}` is no object")
+        raise RecordError("`total_usd` is no amount") from None

@@ -366,6 +366,15 @@ impl<'b> Cursor<'b> {
         }
     }
 
+    /// Move over one value, checking it, and return it as it is written.
+    ///
+    /// # Errors
+    /// As [`Cursor::skip`].
+    pub fn skip_text(&mut self) -> Result<&'b [u8], JsonFault> {
+        let span = self.skip()?;
+        Ok(&self.bytes[span.start..span.end])
+    }
+
     /// Require that only white space is left.
     ///
     /// # Errors

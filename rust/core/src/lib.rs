@@ -21,6 +21,7 @@ mod generated;
 pub mod head;
 pub mod holds;
 mod ids;
+pub mod indexed;
 pub mod inflate;
 pub mod json;
 pub mod learnt;

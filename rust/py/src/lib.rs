@@ -2,6 +2,7 @@
 
 mod cells;
 mod gate;
+mod indexed;
 mod ledger;
 mod live;
 mod parse;
@@ -20,6 +21,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     cells::register(module)?;
     gate::register(module)?;
+    indexed::register(module)?;
     ledger::register(module)?;
     live::register(module)?;
     parse::register(module)?;
