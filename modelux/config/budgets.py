@@ -36,7 +36,6 @@ from modelux.config.read import (
 )
 from modelux.config.resolve import LiveRoute, PinnedVersion, Resolver, default_slug
 from modelux.config.routing import REFERENCE, canonical, encode_target, read_target
-from modelux.config.strategies import refuse_weight
 from modelux.units import usd_text
 
 ID_DIGITS: Final = 32
@@ -103,7 +102,6 @@ def _read_budget(item: object, place: str, projects: Sequence[str], reading: Rea
     at = join(place, "downgrade_to")
     if target is not None:
         target = read_target(target, at, reading, 0)
-        refuse_weight(target, reading)
         if values["action"] != "downgrade":
             reading.faults.add(
                 at, f'has no meaning with action {shown(values["action"])}: write "downgrade"'

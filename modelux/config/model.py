@@ -686,7 +686,8 @@ class Target:
             most=WEIGHT_MOST,
             decimals=2,
             default="1",
-            prose="of a member of an ensemble: how much its answer counts in a vote or a mean",
+            prose="of a member of an ensemble: how much its answer counts in a vote or a mean; "
+            "elsewhere it says nothing",
         ),
     )
     params: Mapping[str, object] | None = declared(

@@ -20,7 +20,7 @@ from modelux.config.model import (
 from modelux.config.read import join, shown
 from modelux.config.resolve import LiveRoute, cheapest_models
 from modelux.config.routing import REFERENCE
-from modelux.config.strategies import target_paths
+from modelux.config.strategies import WEIGHED, Node, target_paths
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +104,12 @@ def route_remarks(configs: Iterable[RoutingConfig]) -> Iterator[str]:
 def budget_remarks(config: Config) -> Iterator[str]:
     """Yield the same of routing configs that stand where budgets send their requests."""
     for budget in config.budgets:
-        if isinstance(budget.downgrade_to, RoutingConfig):
-            yield from _remarks(budget.downgrade_to)
-            yield from _ignored(budget.downgrade_to)
+        target = budget.downgrade_to
+        if isinstance(target, RoutingConfig):
+            yield from _remarks(target)
+            yield from _ignored(target)
+        elif target is not None:
+            yield from _weightless([target])
 
 
 def inner_configs(routing: RoutingConfig) -> Iterator[RoutingConfig]:
@@ -182,8 +185,22 @@ def _remarks(routing: RoutingConfig) -> Iterator[str]:
             yield from _repeats(routing)
         case _:
             pass
+    own = routing.own
+    if not (isinstance(own, Ensemble) and own.aggregation in WEIGHED):
+        yield from _weightless(routing.targets)
+    yield from _weightless(_aside(routing))
     for inner in inner_configs(routing):
         yield from _remarks(inner)
+
+
+def _weightless(targets: Iterable[Node]) -> Iterator[str]:
+    """Yield each weight that stands where nothing is weighed."""
+    for target in targets:
+        if isinstance(target, Target) and target.weight is not None:
+            place = join(target.place.removesuffix(".model"), "weight")
+            yield (
+                f"{place}: says nothing here: only the members of a vote or a mean are weighed"
+            )
 
 
 def _rule_remarks(own: CustomRules, place: str) -> Iterator[str]:

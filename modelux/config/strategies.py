@@ -53,7 +53,9 @@ VALIDITIES: Final = ("json", "json_schema")
 
 _STICKY: Final = ("end_user", "conversation", "request")
 _TAG: Final = "tag:"
-_WEIGHED: Final = ("weighted_vote", "weighted_average")
+WEIGHED: Final = ("weighted_vote", "weighted_average")
+"""Aggregations in which the weight of a member counts."""
+
 _COST_MEMBERS: Final = (
     *("audio", "best_of", "cached_content", "container", "conversation", "data_sources"),
     *("enable_search", "extra_body", "fallbacks", "file_ids", "google", "inference_geo"),
@@ -128,9 +130,6 @@ def read_parts(
             targets, own = _read_rules(at)
         case _:
             targets = at.targets()
-    if not (isinstance(own, Ensemble) and own.aggregation in _WEIGHED):
-        for target in targets:
-            refuse_weight(target, reading)
     keys = {key} if own is None else {key, *options(type(own))}
     return Parts(targets=targets, own=own, keys=frozenset(keys))
 
@@ -181,16 +180,6 @@ class _At:
         return tuple(target for target in found if target is not None)
 
 
-def refuse_weight(target: Node | None, reading: Reading) -> None:
-    """Note a target's weight where it stands alone, or among others that are not weighed."""
-    if isinstance(target, Target) and target.weight is not None:
-        reading.faults.add(
-            join(target.place.removesuffix(".model"), "weight"),
-            "has no meaning here: the members of an ensemble have one that votes or takes the "
-            "mean, and the variants of `ab_test` have their own; take it out",
-        )
-
-
 def _read_ensemble(at: _At, targets: Sequence[Node]) -> Ensemble:
     values = at.options(Ensemble)
     aggregation, least = str(values["aggregation"]), values["min_responses"]
@@ -216,7 +205,7 @@ def _read_ensemble(at: _At, targets: Sequence[Node]) -> Ensemble:
     elif validate is not None:
         values["validate"] = _read_validity(validate, place, at.reading)
     weights = [target.weight for target in targets if isinstance(target, Target)]
-    if aggregation in _WEIGHED and weights == [0] * len(targets) and weights:
+    if aggregation in WEIGHED and weights == [0] * len(targets) and weights:
         at.fault(join(at.place, "members"), "all have the weight 0; give one of them more")
     return build(Ensemble, values)
 
@@ -385,10 +374,7 @@ def _inner(table: Mapping[str, object], key: str, place: str, at: _At) -> Node |
     if key not in table:
         at.fault(where, "is missing")
         return None
-    target = at.read(table[key], where)
-    if key == "judge":
-        refuse_weight(target, at.reading)
-    return target
+    return at.read(table[key], where)
 
 
 def read_shadow(value: object, place: str, reading: Reading, read: ReadTarget) -> Shadow | None:
@@ -400,7 +386,6 @@ def read_shadow(value: object, place: str, reading: Reading, read: ReadTarget) -
         reading.faults.add(join(place, "target"), "is missing")
         return None
     target = read(table["target"], join(place, "target"))
-    refuse_weight(target, reading)
     return None if target is None else build(Shadow, {**values, "target": target})
 
 

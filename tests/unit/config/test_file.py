@@ -271,11 +271,6 @@ def test_an_unknown_model_names_the_nearest(tmp_path: Path) -> None:
             "routes.a.cache: not in this release",
         ),
         (
-            '[providers.ollama]\n[routes.a]\nstrategy = "single"\n'
-            'model = { model = "ollama/x", weight = 2 }',
-            "routes.a.model.weight: has no meaning here",
-        ),
-        (
             '[providers.ollama]\n[routes.a]\nstrategy = "fallback"\nattempts = []',
             "routes.a.attempts: needs at least one target",
         ),

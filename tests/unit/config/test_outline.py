@@ -119,6 +119,68 @@ def test_what_is_hardly_meant_is_remarked_with_its_place(
     assert list(route_remarks([read(value)])) == remarks
 
 
+HEAVY = {"model": "a", "weight": 2}
+MEMBERS = {"strategy": "ensemble", "members": [HEAVY, "b"]}
+SAYS_NOTHING = "weight: says nothing here: only the members of a vote or a mean are weighed"
+
+
+@pytest.mark.parametrize(
+    ("value", "places"),
+    [
+        ({"strategy": "single", "model": HEAVY}, ["r.model"]),
+        ({"strategy": "fallback", "attempts": ["b", HEAVY]}, ["r.attempts[1]"]),
+        ({"policy": "fallback_chain", "config": {"models": [HEAVY]}}, ["r.config.models[0]"]),
+        ({"strategy": "cost_optimized", "allowed_models": [HEAVY]}, ["r.allowed_models[0]"]),
+        ({"strategy": "latency_optimized", "models": [HEAVY, "b"]}, ["r.models[0]"]),
+        ({**MEMBERS, "aggregation": "weighted_vote"}, []),
+        ({**MEMBERS, "aggregation": "weighted_average"}, []),
+        ({**MEMBERS, "aggregation": "first_valid"}, ["r.members[0]"]),
+        ({**MEMBERS, "aggregation": "llm_judge", "judge": HEAVY}, ["r.members[0]", "r.judge"]),
+        (
+            {"strategy": "ab_test", "variants": [{"name": "x", "weight": 1, "target": HEAVY}]},
+            ["r.variants[0].target"],
+        ),
+        (
+            {
+                "strategy": "cascade",
+                "steps": [
+                    {"target": HEAVY, "accept_if": {"judge": HEAVY, "min_score": 1}},
+                    {"target": HEAVY},
+                ],
+            },
+            ["r.steps[0].target", "r.steps[1].target", "r.steps[0].accept_if.judge"],
+        ),
+        (
+            {
+                "strategy": "custom_rules",
+                "rules": [{"if": "request.stream", "then": HEAVY}, {"else": HEAVY}],
+            },
+            ["r.rules[0].then", "r.rules[1].else"],
+        ),
+        ({**SINGLE, "shadow": {"target": HEAVY, "percent": 1}}, ["r.shadow.target"]),
+        (
+            rules("request.stream", other={"strategy": "single", "model": HEAVY}),
+            ["r.rules[1].else.model"],
+        ),
+    ],
+)
+def test_a_weight_may_stand_at_every_target_and_is_remarked_where_nothing_is_weighed(
+    value: object, places: list[str]
+) -> None:
+    assert list(route_remarks([read(value)])) == [f"{one}.{SAYS_NOTHING}" for one in places]
+
+
+def test_a_weight_where_a_budget_sends_to_is_remarked(tmp_path: Path) -> None:
+    config = loaded(
+        tmp_path,
+        f"{PROVIDERS}\n[[budgets]]\nname = 'x'\nscope = {{ type = 'organization' }}\n"
+        "cap_usd = 1\naction = 'downgrade'\n"
+        "downgrade_to = { model = 'gpt-4o-mini', weight = 2 }\n",
+    )
+
+    assert list(budget_remarks(config)) == [f"budgets[0].downgrade_to.{SAYS_NOTHING}"]
+
+
 def test_configs_that_budgets_send_to_are_remarked_too(tmp_path: Path) -> None:
     config = loaded(
         tmp_path,

@@ -232,10 +232,6 @@ def ensemble(**more: object) -> dict[str, object]:
         ),
         ({"strategy": "single", "model": "a", "cache": {}}, "r.cache: not in this release"),
         (
-            {"strategy": "single", "model": {"model": "a", "weight": 2}},
-            "r.model.weight: has no meaning here",
-        ),
-        (
             {"strategy": "fallback", "models": ["a", "b c"]},
             'r.models[1]: "b c" is not a model',
         ),
@@ -244,10 +240,6 @@ def ensemble(**more: object) -> dict[str, object]:
         (
             ensemble(aggregation="weighted_average", members=[{"model": "a", "weight": 0}]),
             "r.members: all have the weight 0",
-        ),
-        (
-            ensemble(aggregation="llm_judge", judge={"model": "a", "weight": 1}),
-            "r.judge.weight: has no meaning here",
         ),
         (rules({"if": "true", "then": "a", "else": "b"}), "r.rules[0].else: stands alone"),
         (rules({"else": "a"}, {"else": "b"}), "r.rules[0].else: must be the last"),
