@@ -185,8 +185,7 @@ def _remarks(routing: RoutingConfig) -> Iterator[str]:
             yield from _repeats(routing)
         case _:
             pass
-    own = routing.own
-    if not (isinstance(own, Ensemble) and own.aggregation in WEIGHED):
+    if not (isinstance(routing.own, Ensemble) and routing.own.aggregation in WEIGHED):
         yield from _weightless(routing.targets)
     yield from _weightless(_aside(routing))
     for inner in inner_configs(routing):
