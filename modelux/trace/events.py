@@ -91,11 +91,23 @@ def load_events(
 
     A day that cannot be read, or that was written before there were events, has none.
     """
-    found: list[BudgetEvent] = []
-    query = (
-        f"SELECT {COLUMNS} FROM events WHERE ts_us >= ? AND ts_us < ? "  # noqa: S608 - ours.
-        "ORDER BY ts_us DESC, id LIMIT ?"
-    )
+    rows = newest_rows(files, f"SELECT {COLUMNS} FROM events", start_us, end_us, count_max)  # noqa: S608
+    return [event_of(row) for row in rows]
+
+
+def newest_rows(
+    files: TraceFiles, select: str, start_us: int, end_us: int, count_max: int
+) -> list[Sequence[Plain]]:
+    """Return the newest rows of a table of events from `start_us` until before `end_us`.
+
+    Args:
+        select: `SELECT COLUMNS FROM TABLE`, in words of ours; the table has `ts_us` and `id`.
+
+    Returns:
+        The rows, oldest first; a day that cannot be read, or has no such table, has none.
+    """
+    found: list[Sequence[Plain]] = []
+    query = f"{select} WHERE ts_us >= ? AND ts_us < ? ORDER BY ts_us DESC, id LIMIT ?"
     for day in reversed(files.days()):
         if not day_of(start_us) <= day <= day_of(end_us) or len(found) >= count_max:
             continue
@@ -104,8 +116,8 @@ def load_events(
         except sqlite3.Error:
             continue
         try:
-            left = count_max - len(found)
-            found += map(event_of, connection.execute(query, (start_us, end_us, left)))
+            values = (start_us, end_us, count_max - len(found))
+            found += connection.execute(query, values)
         except sqlite3.Error:
             continue
         finally:

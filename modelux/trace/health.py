@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
-from modelux.trace.files import TraceFiles, day_of
-from modelux.trace.schema import open_day_to_read
+from modelux.trace.events import newest_rows
+from modelux.trace.files import TraceFiles
 
 HEALTH_CHANGED: Final = "provider.health_changed"
 """The public name of these events."""
@@ -55,26 +55,8 @@ def load_health_events(
 
     A day that cannot be read, or that was written before there were such events, has none.
     """
-    found: list[HealthEvent] = []
-    query = (
-        f"SELECT {_COLUMNS} FROM health_events "  # noqa: S608 - words of ours.
-        "WHERE ts_us >= ? AND ts_us < ? ORDER BY ts_us DESC, id LIMIT ?"
-    )
-    for day in reversed(files.days()):
-        if not day_of(start_us) <= day <= day_of(end_us) or len(found) >= count_max:
-            continue
-        try:
-            connection = open_day_to_read(files.day_path(day))
-        except sqlite3.Error:
-            continue
-        try:
-            values = (start_us, end_us, count_max - len(found))
-            found += map(_event_of, connection.execute(query, values))
-        except sqlite3.Error:
-            continue
-        finally:
-            connection.close()
-    return found[::-1]
+    select = f"SELECT {_COLUMNS} FROM health_events"  # noqa: S608 - words of ours.
+    return [_event_of(row) for row in newest_rows(files, select, start_us, end_us, count_max)]
 
 
 def _event_of(row: Sequence[str | int | None]) -> HealthEvent:

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::answers::Validity;
 use crate::live::MarkId;
-use crate::route::{IdsCell, MemoCell};
 use crate::rules::{Place, Rule, Var};
 use crate::snapshot::Provider;
 
@@ -166,6 +165,22 @@ struct Context {
 }
 
 impl Context {
+    /// Around what stands in no config.
+    fn outermost(owner: String) -> Self {
+        Self {
+            limits: Limits::default(),
+            tokens: TokenLimits::default(),
+            fit: Fit::Auto,
+            around: Vec::new(),
+            retry_here: RetryOn::all(),
+            retries: 0,
+            path: Vec::new(),
+            slugs: Vec::new(),
+            owner,
+            dimensions: None,
+        }
+    }
+
     /// How what stands in a config is named where it is counted.
     fn owner_of(&self, config: &ConfigNode, project: &str) -> String {
         match (&config.slug, config.version) {
@@ -186,30 +201,8 @@ impl Flat {
         let Node::Config(config) = root else {
             return Err("the outermost node is a target, not a config".to_owned());
         };
-        let mut flat = Self {
-            strategy: config.strategy,
-            leaves: Vec::new(),
-            total_budgets_ms: Vec::new(),
-            configs: Vec::new(),
-            named: Vec::new(),
-            needs: Needs::default(),
-            shadow: None,
-            memo: MemoCell::default(),
-            ids: IdsCell::default(),
-            named_ids: IdsCell::default(),
-        };
-        let context = Context {
-            limits: Limits::default(),
-            tokens: TokenLimits::default(),
-            fit: Fit::Auto,
-            around: Vec::new(),
-            retry_here: RetryOn::all(),
-            retries: 0,
-            path: Vec::new(),
-            slugs: Vec::new(),
-            owner: format!("{project}/"),
-            dimensions: None,
-        };
+        let mut flat = Self::of(config.strategy, Vec::new());
+        let context = Context::outermost(format!("{project}/"));
         let mut compiler = Compiler { flat: &mut flat, providers, project };
         compiler.config(config, &context, 1)?;
         if let Some(shadow) = &config.shadow {
@@ -457,18 +450,7 @@ impl Compiler<'_> {
             Node::Config(_) => Flat::compile(node, self.providers, self.project)?,
             Node::Target(target) => {
                 let mut flat = Flat::direct(0, "", "");
-                let context = Context {
-                    limits: Limits::default(),
-                    tokens: TokenLimits::default(),
-                    fit: Fit::Auto,
-                    around: Vec::new(),
-                    retry_here: RetryOn::all(),
-                    retries: 0,
-                    path: Vec::new(),
-                    slugs: Vec::new(),
-                    owner: owner.to_owned(),
-                    dimensions: None,
-                };
+                let context = Context::outermost(owner.to_owned());
                 flat.leaves = vec![leaf(target, self.providers, &context)?];
                 flat.strategy = Strategy::Single;
                 flat

@@ -304,32 +304,38 @@ impl Flat {
     /// One leaf without a config: the caller named the model.
     #[must_use]
     pub fn direct(provider: usize, model: &str, label: &str) -> Self {
+        let leaf = Leaf {
+            provider,
+            model: model.to_owned(),
+            label: label.to_owned(),
+            credential: None,
+            timeout_ms: TIMEOUT_MS,
+            connect_timeout_ms: CONNECT_TIMEOUT_MS,
+            idle_timeout_ms: IDLE_TIMEOUT_MS,
+            attempt_max_ms: ATTEMPT_MAX_MS,
+            retries: 0,
+            max_output_tokens: None,
+            min_output_tokens: None,
+            default_output_tokens: None,
+            max_cost_nusd: None,
+            fit: Fit::Auto,
+            path: Vec::new(),
+            slugs: Vec::new(),
+            params: None,
+            dimensions: None,
+            rejected: None,
+            mark: String::new(),
+            retry_here: RetryOn::all(),
+            around: Vec::new(),
+        };
+        Self::of(Strategy::Direct, vec![leaf])
+    }
+
+    /// Leaves and nothing else yet.
+    fn of(strategy: Strategy, leaves: Vec<Leaf>) -> Self {
         Self {
-            strategy: Strategy::Direct,
-            leaves: vec![Leaf {
-                provider,
-                model: model.to_owned(),
-                label: label.to_owned(),
-                credential: None,
-                timeout_ms: TIMEOUT_MS,
-                connect_timeout_ms: CONNECT_TIMEOUT_MS,
-                idle_timeout_ms: IDLE_TIMEOUT_MS,
-                attempt_max_ms: ATTEMPT_MAX_MS,
-                retries: 0,
-                max_output_tokens: None,
-                min_output_tokens: None,
-                default_output_tokens: None,
-                max_cost_nusd: None,
-                fit: Fit::Auto,
-                path: Vec::new(),
-                slugs: Vec::new(),
-                params: None,
-                dimensions: None,
-                rejected: None,
-                mark: String::new(),
-                retry_here: RetryOn::all(),
-                around: Vec::new(),
-            }],
+            strategy,
+            leaves,
             total_budgets_ms: Vec::new(),
             configs: Vec::new(),
             named: Vec::new(),
