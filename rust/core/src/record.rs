@@ -584,7 +584,7 @@ pub(crate) fn push_candidate(
     object.usd(key!("est_cost_usd"), state.cost_nusd);
     let latency_us = state.ttft_us.or(state.total_us);
     object.ms(key!("latency_ms"), latency_us.map(whole_us));
-    object.text(key!("health"), state.health.name());
+    object.text(key!("health"), state.health_name());
     object.figure(key!("score"), candidate.score);
     object.close();
 }

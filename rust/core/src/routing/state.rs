@@ -73,6 +73,17 @@ pub struct TargetState {
     pub cost_nusd: Option<u64>,
 }
 
+impl TargetState {
+    /// The public word for its health: where every key was told to wait, nobody is served.
+    #[must_use]
+    pub fn health_name(&self) -> &'static str {
+        match self.keys {
+            Keys::Cooling { .. } => Health::Open { since_us: 0, is_due: false }.name(),
+            Keys::Usable | Keys::Rejected => self.health.name(),
+        }
+    }
+}
+
 /// A budget that matches this request, before anything is held for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BudgetState {

@@ -128,7 +128,7 @@ impl Vars for Words<'_> {
             Var::Health { field, .. } => {
                 let Some(target) = self.target(index) else { return Value::Null };
                 match field {
-                    HealthField::State => Value::Text(target.health.name()),
+                    HealthField::State => Value::Text(target.health_name()),
                     HealthField::ErrorRate => number(target.error_rate.map(f64::from)),
                 }
             }

@@ -545,6 +545,22 @@ fn a_target_whose_only_key_has_to_wait_is_passed_over_until_then() {
     let record = served(&mut bench, &plain_chat(), &mut |_| says("x"));
     assert_eq!(targets(&record), ["b"]);
     assert_eq!(record["decision"]["candidates"][0]["reject_reason"], "rate_limited");
+    assert_eq!(record["decision"]["candidates"][0]["health"], "open");
+}
+
+#[test]
+fn a_rule_reads_a_target_that_has_to_wait_as_open() {
+    let named = json!({"m": {"provider": 0, "model": "m"}});
+    let rules = json!({"rules": [
+        {"if": {"text": "health['m'].state == 'open'", "targets": named}, "then": 1,
+            "path": "rules[0]"},
+        {"if": null, "then": 0, "path": "rules[1]"},
+    ]});
+    let mut bench =
+        Bench::of(&config("custom_rules", &[target(0, "m"), target(1, "b")], &rules));
+    served(&mut bench, &plain_chat(), &mut |_| fails(429, "retry-after: 30\r\n"));
+    let record = served(&mut bench, &plain_chat(), &mut |_| says("x"));
+    assert_eq!(targets(&record), ["b"]);
 }
 
 #[test]
