@@ -164,9 +164,17 @@ struct Context {
     dimensions: Option<u64>,
 }
 
+/// The configs around something, by name: budgets and traces go by them.
+#[derive(Debug, Clone)]
+struct Within {
+    owner: String,
+    path: Vec<String>,
+    slugs: Vec<String>,
+}
+
 impl Context {
-    /// Around what stands in no config.
-    fn outermost(owner: String) -> Self {
+    /// What stands directly in `within`, with everything else as it is by default.
+    fn in_nothing_but(within: &Within) -> Self {
         Self {
             limits: Limits::default(),
             tokens: TokenLimits::default(),
@@ -174,11 +182,24 @@ impl Context {
             around: Vec::new(),
             retry_here: RetryOn::all(),
             retries: 0,
-            path: Vec::new(),
-            slugs: Vec::new(),
-            owner,
+            path: within.path.clone(),
+            slugs: within.slugs.clone(),
+            owner: within.owner.clone(),
             dimensions: None,
         }
+    }
+
+    /// The names that what stands in a config is in.
+    fn within(&self, config: &ConfigNode, project: &str) -> Within {
+        let (mut path, mut slugs) = (self.path.clone(), self.slugs.clone());
+        if let Some(slug) = &config.slug {
+            slugs.push(slug.clone());
+            path.push(match config.version {
+                Some(version) => format!("@{slug} (v{version})"),
+                None => format!("@{slug}"),
+            });
+        }
+        Within { owner: self.owner_of(config, project), path, slugs }
     }
 
     /// How what stands in a config is named where it is counted.
@@ -198,16 +219,26 @@ impl Flat {
     /// A text that names what is wrong: depth, number of leaves, an unknown provider or word, an
     /// expression that does not hold.
     pub fn compile(root: &Node, providers: &[Provider], project: &str) -> Result<Self, String> {
+        let nothing =
+            Within { owner: format!("{project}/"), path: Vec::new(), slugs: Vec::new() };
+        Self::compile_within(root, providers, project, &nothing)
+    }
+
+    fn compile_within(
+        root: &Node,
+        providers: &[Provider],
+        project: &str,
+        within: &Within,
+    ) -> Result<Self, String> {
         let Node::Config(config) = root else {
             return Err("the outermost node is a target, not a config".to_owned());
         };
         let mut flat = Self::of(config.strategy, Vec::new());
-        let context = Context::outermost(format!("{project}/"));
+        let context = Context::in_nothing_but(within);
         let mut compiler = Compiler { flat: &mut flat, providers, project };
         compiler.config(config, &context, 1)?;
         if let Some(shadow) = &config.shadow {
-            let owner = context.owner_of(config, project);
-            let target = compiler.apart(&shadow.target, &owner)?;
+            let target = compiler.apart(&shadow.target, &context.within(config, project))?;
             flat.shadow = Some(Shadow { flat: target, percent_bp: shadow.percent_bp });
         }
         if flat.leaves.is_empty() && !flat.is_all_blocks() {
@@ -258,15 +289,7 @@ impl Compiler<'_> {
             None => RetryOn::all(),
         };
         let number = self.flat.configs.len();
-        let (mut path, mut slugs) = (context.path.clone(), context.slugs.clone());
-        let owner = context.owner_of(config, self.project);
-        if let Some(slug) = &config.slug {
-            slugs.push(slug.clone());
-            path.push(match config.version {
-                Some(version) => format!("@{slug} (v{version})"),
-                None => format!("@{slug}"),
-            });
-        }
+        let within = context.within(config, self.project);
         let limits = context.limits.within(config.limits);
         self.flat
             .total_budgets_ms
@@ -290,15 +313,15 @@ impl Compiler<'_> {
                 around,
                 retry_here: retry_on.clone(),
                 retries: config.max_retries_per_attempt.unwrap_or(context.retries),
-                path: path.clone(),
-                slugs: slugs.clone(),
-                owner: owner.clone(),
+                path: within.path.clone(),
+                slugs: within.slugs.clone(),
+                owner: within.owner.clone(),
                 dimensions: config.embedding_dimensions.or(context.dimensions),
             };
             children.push(self.node(node, &inner, depth + 1)?);
-            marks.push(format!("{owner} {}", path_of(node)));
+            marks.push(format!("{} {}", within.owner, path_of(node)));
         }
-        let own = self.own(config, &owner, children.len())?;
+        let own = self.own(config, &within, children.len())?;
         match own {
             Own::Cost => self.flat.needs.costs = true,
             Own::Latency { .. } => self.flat.needs.latency = true,
@@ -314,7 +337,7 @@ impl Compiler<'_> {
     fn own(
         &mut self,
         config: &ConfigNode,
-        owner: &str,
+        within: &Within,
         children: usize,
     ) -> Result<Own, String> {
         let parallel = |what: &str, count: usize| {
@@ -368,7 +391,7 @@ impl Compiler<'_> {
                     .accepts
                     .iter()
                     .map(|accept| {
-                        accept.as_ref().map(|accept| self.accept(accept, owner)).transpose()
+                        accept.as_ref().map(|accept| self.accept(accept, within)).transpose()
                     })
                     .collect::<Result<_, _>>()?;
                 Ok(Own::Cascade { accepts })
@@ -387,20 +410,20 @@ impl Compiler<'_> {
                         condition,
                         then: node.then,
                         block: node.block.clone(),
-                        mark: format!("{owner} {}", node.path),
+                        mark: format!("{} {}", within.owner, node.path),
                         mark_id: OnceCell::new(),
                     });
                 }
                 Ok(Own::Rules { rules })
             }
-            Strategy::Ensemble => self.ensemble(config, owner, children).map(Own::Ensemble),
+            Strategy::Ensemble => self.ensemble(config, within, children).map(Own::Ensemble),
         }
     }
 
     fn ensemble(
         &mut self,
         config: &ConfigNode,
-        owner: &str,
+        within: &Within,
         members: usize,
     ) -> Result<Ensemble, String> {
         let aggregation = config.aggregation.ok_or("an ensemble needs its aggregation")?;
@@ -408,7 +431,7 @@ impl Compiler<'_> {
             Aggregation::WeightedVote => members / 2 + 1,
             _ => 1,
         };
-        let judge = config.judge.as_ref().map(|judge| self.apart(judge, owner)).transpose()?;
+        let judge = config.judge.as_ref().map(|judge| self.apart(judge, within)).transpose()?;
         if (aggregation == Aggregation::LlmJudge) != judge.is_some() {
             return Err("`judge` belongs to `llm_judge`, and to nothing else".to_owned());
         }
@@ -434,23 +457,25 @@ impl Compiler<'_> {
         })
     }
 
-    fn accept(&mut self, accept: &AcceptNode, owner: &str) -> Result<Accept, String> {
+    fn accept(&mut self, accept: &AcceptNode, within: &Within) -> Result<Accept, String> {
         match accept {
             AcceptNode::Rule { rule } => self.text(rule, Place::Answer).map(Accept::Rule),
             AcceptNode::Judge { judge, min_score_permille } => Ok(Accept::Judge {
-                judge: self.apart(judge, owner)?,
+                judge: self.apart(judge, within)?,
                 min_score_permille: *min_score_permille,
             }),
         }
     }
 
     /// A target that is not one of the config's own: a judge, a shadow.
-    fn apart(&self, node: &Node, owner: &str) -> Result<Rc<Flat>, String> {
+    fn apart(&self, node: &Node, within: &Within) -> Result<Rc<Flat>, String> {
         let compiled = match node {
-            Node::Config(_) => Flat::compile(node, self.providers, self.project)?,
+            Node::Config(_) => {
+                Flat::compile_within(node, self.providers, self.project, within)?
+            }
             Node::Target(target) => {
                 let mut flat = Flat::direct(0, "", "");
-                let context = Context::outermost(owner.to_owned());
+                let context = Context::in_nothing_but(within);
                 flat.leaves = vec![leaf(target, self.providers, &context)?];
                 flat.strategy = Strategy::Single;
                 flat
