@@ -53,7 +53,8 @@ def serve(caller: ClientConnection, shell: Shell) -> Exchange[None]:
         plan = yield from read_request(caller, shell)
         if plan is None:
             return
-        pools = shell.pools
+        # What a reload changes meanwhile is not this request's: its record waits for a mirror.
+        pools, has_mirrors = shell.pools, shell.times.mirrors
         caller.plan = plan
         if shell.draining:
             plan.forbid_keep_alive()
@@ -63,7 +64,7 @@ def serve(caller: ClientConnection, shell: Shell) -> Exchange[None]:
         caller.plan = None
         if shell.gate.has_due:
             shell.turns.settle_soon()
-        if shell.times.mirrors and plan.mirrors:
+        if has_mirrors and plan.mirrors:
             mirror(plan, pools, shell)
         if shell.times.access_log and plan.recorded is not None:
             status, total_us = plan.recorded
@@ -154,6 +155,10 @@ def gather(caller: Resumable, plan: Plan, pools: list[Pool], shell: Shell) -> Ex
         caller.waits_for = NOTHING
         if isinstance(happened, Event):
             shell.turns.leave(caller)
+            for member in members:
+                if member.verdict in (VERDICT_GO, VERDICT_WAIT):
+                    # What the turn may have held for it is free again.
+                    member.fault(FAULT_CALLER_GONE)
             return plan.fault(int(happened))[0]
     judge = members.pop() if has_judge else None
     if all(member.verdict == VERDICT_STOPPED for member in members):

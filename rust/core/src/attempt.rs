@@ -163,6 +163,8 @@ pub struct Attempt {
     pub held_nusd: Option<u64>,
     /// What that was measured by.
     pub held_by: Option<HeldBy>,
+    /// The output limit that was sent in place of the caller's, or of none.
+    pub limit_sent: Option<u64>,
     /// What it was charged, where a budget matched.
     pub charged_nusd: Option<u64>,
     /// What the charge rests on.

@@ -20,6 +20,7 @@ mod dry;
 mod gather;
 mod hold;
 mod settle;
+mod together;
 mod weigh;
 
 use std::cell::Cell;
@@ -50,6 +51,7 @@ pub(crate) use dry::{DryAttempt, DryBudget};
 use gather::{Deferred, Gather, Mirror};
 use weigh::{Aside, Onward, Parked};
 
+use hold::Share;
 pub use hold::{BudgetShown, Matched, Stopped, Tally, Verdict};
 pub(crate) use hold::{Evidence, Hold};
 
@@ -201,10 +203,13 @@ pub struct Plan {
     aside: Option<Aside>,
     /// Its answer is for the exchange that made it, not for a caller.
     is_captured: bool,
-    /// May its output limit be lowered to what a budget has left.
-    may_fit: bool,
+    /// How much of what its budgets have left it may take.
+    share: Share,
     /// The ensemble that it is a member of, and which one.
     member_of: Option<(usize, usize)>,
+    /// When the ensemble that it is a call of waits no longer, and which limit that is, in
+    /// milliseconds.
+    ends: Option<(u64, u64)>,
     /// Members under way, and what came of them.
     gather: Option<Gather>,
     /// What it sends, where that is not the caller's body.
@@ -340,8 +345,9 @@ impl Plan {
             onward: None,
             aside: None,
             is_captured: false,
-            may_fit: true,
+            share: Share::All,
             member_of: None,
+            ends: None,
             gather: None,
             not_before_us: 0,
             own_body: None,
@@ -1275,7 +1281,17 @@ impl Plan {
 
     /// The caller is gone: end the exchange with what is known of it.
     fn give_in(&mut self, gate: &mut Gate, request_body: &[u8], now_us: u64) {
-        self.settle(Outcome::Cancelled, Evidence::Cut, now_us);
+        let mut outcome = Outcome::Cancelled;
+        if let Some((ends_us, limit_ms)) = self.ends
+            && now_us >= ends_us
+        {
+            // It was the ensemble's own time that ended it.
+            outcome = Outcome::Timeout;
+            let attempt = self.attempt();
+            attempt.failed_by = Some(FailedBy::Timeout);
+            attempt.limit_ms = limit_ms;
+        }
+        self.settle(outcome, Evidence::Cut, now_us);
         self.end();
         let kept = std::mem::take(&mut self.kept);
         self.record(gate, 499, request_body, &kept, Some(CLIENT_CLOSED), now_us);

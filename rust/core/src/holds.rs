@@ -262,7 +262,7 @@ fn all<'a, 'p: 'a, 'q: 'a>(
 }
 
 /// Hold for the calls of one request: members are left out from the end until the rest fits. If
-/// fewer fit than it needs, nothing is held.
+/// fewer fit whole than it needs, those that it needs share what is left, or nothing is held.
 fn reserve_group(
     group: &mut Group<'_>,
     turn: &mut Turn<'_>,
@@ -271,43 +271,54 @@ fn reserve_group(
     unix_us: u64,
 ) -> Result<(), LedgerFault> {
     let count = group.plans.len();
-    let members = count - usize::from(group.has_judge);
-    let mut fitting = 0;
-    let mut fits = |plan: &mut Plan, turn: &mut Turn<'_>| {
-        plan.reserve(turn, free, now_us, unix_us)?;
-        Ok::<bool, LedgerFault>(plan.verdict() == Verdict::Go)
+    // An ensemble inside of this one holds for its own members once it begins.
+    let hold_all = |plans: &mut [&mut Plan], turn: &mut Turn<'_>, free: &mut Free<'_>| {
+        let mut held = 0;
+        for plan in plans.iter_mut() {
+            plan.reserve(turn, free, now_us, unix_us)?;
+            // An ensemble inside of this one holds for its own members once it begins.
+            if !matches!(plan.verdict(), Verdict::Go | Verdict::Gather) {
+                break;
+            }
+            held += 1;
+        }
+        Ok::<usize, LedgerFault>(held)
     };
-    let judge_fits = !group.has_judge || fits(group.plans[count - 1], turn)?;
-    if judge_fits {
-        while fitting < members && fits(group.plans[fitting], turn)? {
-            fitting += 1;
+    // The judge first: members are of no use without it.
+    let judges = usize::from(group.has_judge);
+    group.plans.rotate_right(judges);
+    let needed = judges + group.least.min(count - judges);
+    let mut held = hold_all(&mut group.plans, turn, free)?;
+    if held < needed {
+        for plan in &mut group.plans {
+            undo(plan, turn, free)?;
+        }
+        held = 0;
+        if Plan::stand_together(&mut group.plans[..needed], turn, free, unix_us)? {
+            held = hold_all(&mut group.plans[..needed], turn, free)?;
         }
     }
-    let least = group.least.min(members);
-    if judge_fits && fitting == 0 && least == 1 {
-        // One is enough, and it may be lowered to what is left.
-        group.plans[0].ask_alone();
-        fitting = usize::from(fits(group.plans[0], turn)?);
-    }
-    let is_enough = judge_fits && fitting >= least;
-    let refused = if judge_fits { fitting } else { count - 1 };
-    let mut undone_nusd = 0_u64;
+    let is_enough = held >= needed;
     for (at, plan) in group.plans.iter_mut().enumerate() {
-        let is_judge = group.has_judge && at == count - 1;
-        if is_enough && (at < fitting || is_judge) {
-            continue;
+        if !is_enough || at >= held {
+            undo(plan, turn, free)?;
+            plan.leave_out();
         }
-        if let Some((slot, seq)) = plan.held_slot() {
-            undone_nusd = undone_nusd.saturating_add(plan.held_nusd());
-            turn.settle(seq, 0)?;
-            plan.undo_hold();
-            free.slots.free(slot);
+        if at >= needed {
+            // It is no failure of the others.
+            plan.forget_stop();
         }
-        plan.leave_out();
     }
-    if !is_enough && undone_nusd > 0 {
-        // What its own siblings held is nothing that the caller could wait for.
-        group.plans[refused].refuse_beside(undone_nusd, turn, free, unix_us)?;
+    group.plans.rotate_left(judges);
+    Ok(())
+}
+
+/// End the hold of a plan in the turn that it was taken in, as if it had never been.
+fn undo(plan: &mut Plan, turn: &mut Turn<'_>, free: &mut Free<'_>) -> Result<(), LedgerFault> {
+    if let Some((slot, seq)) = plan.held_slot() {
+        turn.settle(seq, 0)?;
+        plan.undo_hold();
+        free.slots.free(slot);
     }
     Ok(())
 }

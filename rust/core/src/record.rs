@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-use crate::attempt::{Attempt, HeldBy, Outcome, SettledBy};
+use crate::attempt::{Attempt, HeldBy, Outcome, Role, SettledBy};
 use crate::digits::{push_number, push_usd};
 use crate::exchange::{DryAttempt, DryBudget, Plan, Tally};
 use crate::gate::Refused;
@@ -458,7 +458,8 @@ fn push_tally(out: &mut Vec<u8>, plan: &Plan, tally: &Tally) {
 fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     let flat = plan.choice.flat.flat();
     let decision = &plan.choice.decision;
-    let sole = plan.attempts.len() == 1 && served && plan.budgets.downgraded.is_none();
+    let own = plan.attempts.iter().filter(|attempt| attempt.role != Role::Shadow).count();
+    let sole = own == 1 && served && plan.budgets.downgraded.is_none();
     let is_first = decision.order.first() == Some(&0);
     let reason: Cow<'static, str> = match flat.strategy {
         Strategy::Direct if sole => "model named by the caller".into(),
@@ -485,7 +486,7 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
         format!("{} -> none", flat.strategy.name())
     };
     object.text(key!("summary"), &summary);
-    let leaf = match plan.attempts.last() {
+    let leaf = match plan.attempts.get(plan.serving()) {
         Some(attempt) => Some(attempt.target()),
         None => plan.choice.first().map(|leaf| &flat.leaves[leaf]),
     };
@@ -511,7 +512,7 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     object.list(key!("rules"), rules, |out, (flat, result)| push_rule(out, flat, result));
     object.maybe_text(key!("variant"), plan.variant());
     object.maybe_text(key!("downgraded_from"), downgraded.map(|left| left.from.as_str()));
-    object.maybe_number(key!("fitted_to"), plan.budgets.limit_sent);
+    object.maybe_number(key!("fitted_to"), plan.limit_sent());
     object.maybe_text(key!("tokens_by"), decision.tokens_by());
     push_inputs(object, plan);
 }
@@ -565,6 +566,7 @@ pub(crate) fn push_rule(out: &mut Vec<u8>, flat: &Flat, result: &RuleResult) {
 /// How each attempt went: `primary timeout, secondary healthy`.
 fn told(plan: &Plan) -> String {
     let attempts = plan.attempts.iter().enumerate();
+    let attempts = attempts.filter(|(_, attempt)| attempt.role != Role::Shadow);
     let told: Vec<String> = attempts
         .map(|(index, attempt)| format!("{} {}", ordinal(index), verdict(attempt)))
         .collect();

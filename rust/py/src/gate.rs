@@ -567,11 +567,10 @@ impl Plan {
     }
 
     /// Not enough of the calls could be held: say so, or go where a budget sends this request.
-    #[expect(clippy::needless_pass_by_value, reason = "what comes from Python is owned")]
-    fn adopt_stop(&mut self, members: Vec<PyRef<'_, Plan>>) {
-        let members: Vec<&exchange::Plan> =
-            members.iter().map(|member| &*member.inner).collect();
-        self.inner.adopt_stop(&members, mono_us(), unix_us());
+    fn adopt_stop(&mut self, mut members: Vec<PyRefMut<'_, Plan>>) {
+        let mut members: Vec<&mut exchange::Plan> =
+            members.iter_mut().map(|member| &mut *member.inner).collect();
+        self.inner.adopt_stop(&mut members, mono_us(), unix_us());
     }
 
     /// Give the judge what it has to judge; False where there is nothing to pick from.

@@ -122,6 +122,20 @@ impl Decision {
         }
     }
 
+    /// The same of a row that has this place in other rows.
+    #[must_use]
+    pub fn of_row(self, row: usize) -> Self {
+        match self {
+            Self::Hold { .. } => self,
+            Self::RequestExceeds { affordable_tokens, .. } => {
+                Self::RequestExceeds { row, affordable_tokens }
+            }
+            Self::Exceeded { .. } => Self::Exceeded { row },
+            Self::Downgrade { exceeds_cap, .. } => Self::Downgrade { row, exceeds_cap },
+            Self::Held { .. } => Self::Held { row },
+        }
+    }
+
     /// The word for it: `ok`, `fit`, `downgrade`, `block` or `held`.
     #[must_use]
     pub fn verdict(&self) -> &'static str {
@@ -187,6 +201,86 @@ pub fn decide(rows: &[RowState<'_>], ask: &Ask, may_downgrade: bool) -> Decision
     }
 }
 
+/// Decide on attempts that are only of use together: all of them fit, or none is made.
+///
+/// `falls_under` says whether an attempt (by its place in `asks`) falls under a row. What comes of
+/// it is the decision of one attempt that asks for as much as all of them: where they do not fit
+/// as they are, one limit is found that none of them may pass, so that a lower one is not lowered.
+#[must_use]
+pub fn decide_together(
+    rows: &[RowState<'_>],
+    asks: &[Ask],
+    falls_under: &dyn Fn(usize, usize) -> bool,
+    may_downgrade: bool,
+) -> Decision {
+    let sum = |at: usize, limit_of: &dyn Fn(&Ask) -> Option<u64>| {
+        asks.iter()
+            .enumerate()
+            .filter(|(ask, _)| falls_under(*ask, at))
+            .map(|(_, ask)| nusd_or_beyond(ask.bound.at(limit_of(ask))))
+            .fold(0_u128, u128::saturating_add)
+    };
+    let least_of = |ask: &Ask| ask.limit.map(|limit| ask.least.min(limit));
+    let within = |most: u64| {
+        move |ask: &Ask| ask.limit.map(|limit| limit.min(most.max(ask.least.min(limit))))
+    };
+    let exceeds = |at: usize, nusd: u128| sum(at, &least_of) > nusd;
+    let never_fits =
+        refusing_at(rows, may_downgrade, |at, row| exceeds(at, row.allowed_nusd()));
+    match never_fits {
+        Some((row, Action::Downgrade)) => {
+            return Decision::Downgrade { row, exceeds_cap: true };
+        }
+        Some((row, _)) => {
+            let affordable_tokens = largest(|most| {
+                let alike = |ask: &Ask| ask.limit.map(|_| most);
+                enforcing(rows).all(|(at, row)| sum(at, &alike) <= row.allowed_nusd())
+            });
+            return Decision::RequestExceeds { row, affordable_tokens };
+        }
+        None => {}
+    }
+    match refusing_at(rows, may_downgrade, |at, row| exceeds(at, row.left_nusd())) {
+        Some((row, Action::Downgrade)) => {
+            return Decision::Downgrade { row, exceeds_cap: false };
+        }
+        Some((row, _)) => return Decision::Exceeded { row },
+        None => {}
+    }
+    let limit = largest(|most| {
+        enforcing(rows).all(|(at, row)| sum(at, &within(most)) <= row.left_nusd())
+    });
+    let fitted = limit < u64::MAX;
+    let held = |at: usize, row: &RowState<'_>| sum(at, &within(limit)) > row.free_nusd();
+    if let Some((row, _)) = refusing_at(rows, false, held) {
+        return Decision::Held { row };
+    }
+    let amount_nusd = (0..rows.len()).map(|at| sum(at, &within(limit))).max().unwrap_or(0);
+    Decision::Hold {
+        limit: Some(limit),
+        amount_nusd: u64::try_from(amount_nusd).unwrap_or(BEYOND_NUSD),
+        fitted,
+    }
+}
+
+/// The largest number for which `fits` holds, which then holds for all smaller ones; 0 where it
+/// holds for none.
+fn largest(fits: impl Fn(u64) -> bool) -> u64 {
+    if fits(u64::MAX) {
+        return u64::MAX;
+    }
+    let (mut fitting, mut too_much) = (0_u64, u64::MAX);
+    while too_much - fitting > 1 {
+        let middle = fitting + (too_much - fitting) / 2;
+        if fits(middle) {
+            fitting = middle;
+        } else {
+            too_much = middle;
+        }
+    }
+    fitting
+}
+
 /// Would this budget refuse or redirect the attempt, if it did anything?
 ///
 /// What one that only warns, or is a shadow, has to report.
@@ -216,11 +310,21 @@ fn refusing(
     may_downgrade: bool,
     fails: impl Fn(&RowState<'_>) -> bool,
 ) -> Option<(usize, Action)> {
+    refusing_at(rows, may_downgrade, |_, row| fails(row))
+}
+
+/// The same, told the place of each row.
+fn refusing_at(
+    rows: &[RowState<'_>],
+    may_downgrade: bool,
+    fails: impl Fn(usize, &RowState<'_>) -> bool,
+) -> Option<(usize, Action)> {
     let acts = |row: &RowState<'_>| {
         if may_downgrade { row.budget.action } else { Action::Block }
     };
     [Action::Block, Action::Downgrade].into_iter().find_map(|action| {
-        let failing = enforcing(rows).filter(|(_, row)| acts(row) == action && fails(row));
+        let failing =
+            enforcing(rows).filter(|(at, row)| acts(row) == action && fails(*at, row));
         tightest_of(failing).map(|at| (at, action))
     })
 }
@@ -459,6 +563,78 @@ mod tests {
         let actions = ["block", "downgrade"];
         let decision = decided_again(&actions, &[(900, 0), (1000, 0)], &asks(64, 64));
         assert_eq!(decision, Decision::Exceeded { row: 1 });
+    }
+
+    /// Of attempts that all fall under all budgets.
+    fn together(actions: &[&str], spent_held: &[(u64, u64)], asks: &[Ask]) -> Decision {
+        let budgets = acting(actions);
+        decide_together(&rows(&budgets, spent_held), asks, &|_, _| true, true)
+    }
+
+    #[test]
+    fn one_alone_is_decided_as_if_it_were_not_together() {
+        for (action, spent_held) in
+            [("block", (0, 0)), ("block", (500, 0)), ("block", (0, 500))].into_iter().chain([
+                ("downgrade", (1000, 0)),
+                ("downgrade", (0, 0)),
+                ("block", (1000, 0)),
+            ])
+        {
+            for ask in [asks(64, 400), asks(400, 400), asks(64, 5000), asks(5000, 5000)] {
+                let alone = decided(&[action], &[spent_held], &ask);
+                let both = together(&[action], &[spent_held], &[ask]);
+                assert_eq!(alone.verdict(), both.verdict(), "{action} {spent_held:?} {ask:?}");
+                assert_eq!(alone.row(), both.row());
+                if let (
+                    Decision::Hold { fitted: true, .. },
+                    Decision::Hold { fitted: true, .. },
+                )
+                | (Decision::RequestExceeds { .. }, _) = (alone, both)
+                {
+                    assert_eq!(alone, both);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn those_together_are_lowered_to_one_limit_that_fits_into_what_is_left() {
+        let fitted = Decision::Hold { limit: Some(400), amount_nusd: 1000, fitted: true };
+        assert_eq!(together(&["block"], &[(0, 0)], &[asks(64, 5000); 2]), fitted);
+        // Who asks for less is not lowered, and leaves more to the other.
+        let unequal = [asks(64, 100), asks(64, 5000)];
+        let fitted = Decision::Hold { limit: Some(700), amount_nusd: 1000, fitted: true };
+        assert_eq!(together(&["block"], &[(0, 0)], &unequal), fitted);
+        let held = Decision::Held { row: 0 };
+        assert_eq!(together(&["block"], &[(0, 1)], &[asks(64, 5000); 2]), held);
+    }
+
+    #[test]
+    fn what_those_together_need_at_least_is_refused_with_the_limit_that_all_could_have() {
+        let exceeds = Decision::RequestExceeds { row: 0, affordable_tokens: 400 };
+        assert_eq!(together(&["block"], &[(0, 0)], &[asks(401, 401); 2]), exceeds);
+        let exceeded = Decision::Exceeded { row: 0 };
+        assert_eq!(together(&["block"], &[(1, 0)], &[asks(400, 400); 2]), exceeded);
+        let down = Decision::Downgrade { row: 0, exceeds_cap: false };
+        assert_eq!(together(&["downgrade"], &[(1, 0)], &[asks(400, 400); 2]), down);
+        // What is fixed, as a judge is, counts, and no limit changes it.
+        let with_judge =
+            [asks(64, 5000), Ask { bound: Bound::fixed(300), limit: None, least: 0 }];
+        let fitted = Decision::Hold { limit: Some(600), amount_nusd: 1000, fitted: true };
+        assert_eq!(together(&["block"], &[(0, 0)], &with_judge), fitted);
+    }
+
+    #[test]
+    fn of_those_together_each_counts_only_where_it_falls_under() {
+        let budgets = acting(&["block", "block"]);
+        let rows = rows(&budgets, &[(0, 0), (800, 0)]);
+        let decision = decide_together(
+            &rows,
+            &[asks(400, 400), asks(100, 100)],
+            &|ask, row| ask >= row,
+            true,
+        );
+        assert_eq!(decision.verdict(), "ok");
     }
 
     #[test]

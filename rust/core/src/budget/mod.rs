@@ -20,7 +20,7 @@ use crate::ledger::row::{Balance, BudgetId};
 use crate::ledger::window::{Calendar, Period};
 use crate::routing::{Flat, Node};
 
-pub use decide::{Ask, Decision, RowState, decide};
+pub use decide::{Ask, Decision, RowState, decide, decide_together};
 pub use scope::{Match, Scope, Value, Who};
 
 const PERCENT: u128 = 100;

@@ -101,6 +101,11 @@ impl Plan {
         }
     }
 
+    /// The output limit that was sent to who serves, where it is not the caller's own.
+    pub(crate) fn limit_sent(&self) -> Option<u64> {
+        self.attempts.get(self.serving()).and_then(|attempt| attempt.limit_sent)
+    }
+
     /// The tightest budget, as it stands after this request's hold, and the limit that we sent.
     fn push_budget_lines(&self, out: &mut Vec<u8>) {
         if let Some(shown) = self.budgets.shown() {
@@ -117,7 +122,7 @@ impl Plan {
                 out.extend_from_slice(b"\r\n");
             }
         }
-        if let Some(limit) = self.budgets.limit_sent {
+        if let Some(limit) = self.limit_sent() {
             out.extend_from_slice(b"X-Modelux-Fit-Max-Tokens: ");
             push_number(out, limit);
             out.extend_from_slice(b"\r\n");

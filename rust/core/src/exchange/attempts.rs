@@ -33,11 +33,11 @@ impl Plan {
         let choice = self.choice.flat.clone();
         let flat = choice.flat();
         if let Some(ensemble) = self.ensemble_at(index) {
-            self.begin_gather(ensemble, now_us);
+            self.begin_gather(ensemble, index, now_us);
             return;
         }
         let mut index = index;
-        while self.choice.decision.candidates[index].is_probe {
+        while self.choice.decision.candidates[index].is_probe && !self.is_dry {
             let target = self.world.ids(&self.snapshot, flat)[index].target;
             if self.world.live.take_probe(target, now_us) {
                 break;
@@ -108,6 +108,7 @@ impl Plan {
             limit_ms: 0,
             held_nusd: None,
             held_by: None,
+            limit_sent: None,
             charged_nusd: None,
             settled_by: None,
             is_answered: false,
@@ -119,7 +120,10 @@ impl Plan {
             error_is_whole: false,
             retry_after: None,
         });
-        self.enter(index, now_us);
+        if self.aside.is_none() {
+            // A judge stands in no config of the request's own.
+            self.enter(index, now_us);
+        }
         self.set_deadline(now_us);
         self.stake();
     }
@@ -209,7 +213,7 @@ impl Plan {
     }
 
     /// Start the clocks of the configs around leaf `index` that have one and did not run yet.
-    fn enter(&mut self, index: usize, now_us: u64) {
+    pub(super) fn enter(&mut self, index: usize, now_us: u64) {
         for (config, _) in self.choice.flat.flat().budgets_around(index) {
             if !self.entered_us.iter().any(|(entered, _)| *entered == config) {
                 // The outermost one counts what the caller waits for.
@@ -219,8 +223,22 @@ impl Plan {
         }
     }
 
+    /// The configs around a leaf, from the `level`th on, whose time for all of their attempts is
+    /// up.
+    pub(super) fn spent_around(&self, leaf: usize, level: usize, now_us: u64) -> Vec<usize> {
+        let flat = self.choice.flat.flat();
+        let around = flat.leaves[leaf].around.iter().skip(level);
+        let outer: Vec<usize> = around.map(|around| around.config).collect();
+        flat.budgets_around(leaf)
+            .filter(|(config, ms)| {
+                outer.contains(config) && now_us >= self.budget_until_us(*config, *ms)
+            })
+            .map(|(config, _)| config)
+            .collect()
+    }
+
     /// When a config's time for all of its attempts is up, given its limit.
-    fn budget_until_us(&self, config: usize, budget_ms: u64) -> u64 {
+    pub(super) fn budget_until_us(&self, config: usize, budget_ms: u64) -> u64 {
         self.entered_us
             .iter()
             .find(|(entered, _)| *entered == config)
@@ -262,9 +280,18 @@ impl Plan {
             (now_us.saturating_add(leaf.idle_timeout_ms * 1000), leaf.idle_timeout_ms)
         } else {
             let first_us = attempt.started_us.saturating_add(leaf.timeout_ms * 1000);
-            flat.budgets_around(attempt.leaf)
-                .map(|(config, ms)| (self.budget_until_us(config, ms), ms))
-                .fold((first_us, leaf.timeout_ms), std::cmp::Ord::min)
+            let first = (first_us, leaf.timeout_ms);
+            if self.aside.is_some() {
+                // A judge's own configs begin with it; those around what it judges go on.
+                let own = flat.budgets_around(attempt.leaf).map(|(_, ms)| {
+                    (attempt.started_us.saturating_add(ms.saturating_mul(1000)), ms)
+                });
+                own.chain(self.budgets_of_parked()).fold(first, std::cmp::Ord::min)
+            } else {
+                flat.budgets_around(attempt.leaf)
+                    .map(|(config, ms)| (self.budget_until_us(config, ms), ms))
+                    .fold(first, std::cmp::Ord::min)
+            }
         };
         let limit_ms = if whole_us < until_us { leaf.attempt_max_ms } else { limit_ms };
         self.attempts[last].limit_ms = limit_ms;
@@ -284,6 +311,9 @@ impl Plan {
                 return self.go_past(config, now_us);
             }
             Some(Onward::Leaf(leaf)) => {
+                if self.has_no_time_after_parked(leaf, now_us) {
+                    return false;
+                }
                 let number = self.parked_attempt() + 1;
                 self.tries_here = 0;
                 self.tried_fresh = false;
@@ -304,12 +334,12 @@ impl Plan {
         let number = self.attempts.len();
         let Some(last) = self.attempts.last() else { return false };
         let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
-        let spent: Vec<usize> = flat
-            .budgets_around(last.leaf)
-            .filter(|(config, ms)| now_us >= self.budget_until_us(*config, *ms))
-            .map(|(config, _)| config)
-            .collect();
+        if self.is_out_of_time(now_us) {
+            // The ensemble that it is a member of goes on without it.
+            return false;
+        }
         let at = last.leaf;
+        let spent = self.spent_around(at, 0, now_us);
         // A pooled connection may have been closed under way to us, before the provider read
         // anything: one try on a fresh one.
         if last.pooled

@@ -185,7 +185,7 @@ impl Plan {
         }
     }
 
-    fn why_nobody(&self) -> Stopped {
+    pub(super) fn why_nobody(&self) -> Stopped {
         let leaves = self.choice.flat.flat().leaves.iter();
         let told =
             listed(leaves.zip(&self.choice.decision.candidates).map(|(leaf, candidate)| {

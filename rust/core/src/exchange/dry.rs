@@ -1,10 +1,12 @@
 //! A dry run: the decision, what each attempt may cost, and what the budgets would say. Nothing is
 //! held, nobody is called.
 
+use super::hold::FACTOR_NONE;
 use super::{Plan, Verdict};
 use crate::bound::Bound;
 use crate::budget::{self, Ask, Decision, RowState, remaining_nusd};
 use crate::ledger::row::{Balance, RowKey, SubjectId};
+use crate::routing::Own;
 
 /// One attempt as it would be made.
 pub(crate) struct DryAttempt {
@@ -34,18 +36,48 @@ impl Plan {
     ) -> (Vec<DryAttempt>, Vec<DryBudget>) {
         let mut attempts = Vec::new();
         let mut budgets = Vec::new();
+        let beside = self.dry_together(now_us);
         for leaf in self.choice.decision.order.clone() {
             let flat = self.choice.flat.clone();
             self.start(flat, leaf, "".into(), now_us);
             let bound_nusd = self.dry_bound();
             if attempts.is_empty() {
-                budgets = self.dry_budgets(unix_s, balance_of);
+                budgets = self.dry_budgets(&beside, unix_s, balance_of);
             }
             attempts.push(DryAttempt { leaf, bound_nusd });
             self.attempts.clear();
             self.budgets.verdict = Verdict::Go;
         }
         (attempts, budgets)
+    }
+
+    /// What the calls of an ensemble ask for that it cannot do without, where one comes first.
+    fn dry_together(&mut self, now_us: u64) -> Vec<Ask> {
+        let order = self.choice.decision.order.clone();
+        let config = order.first().and_then(|leaf| self.ensemble_at(*leaf));
+        let choice = self.choice.flat.clone();
+        let flat = choice.flat();
+        let Some((config, Own::Ensemble(ensemble))) =
+            config.map(|config| (config, &flat.configs[config].own))
+        else {
+            return Vec::new();
+        };
+        let firsts = (0..flat.configs[config].children.len()).filter_map(|child| {
+            order.iter().copied().find(|leaf| {
+                let mut around = flat.leaves[*leaf].around.iter();
+                around.any(|around| around.config == config && around.child == child)
+            })
+        });
+        let mut asks = Vec::new();
+        for leaf in firsts.take(ensemble.min_responses) {
+            self.start(choice.clone(), leaf, "".into(), now_us);
+            asks.push(self.ask_beside(FACTOR_NONE));
+            self.attempts.clear();
+            self.budgets.verdict = Verdict::Go;
+        }
+        let judge = ensemble.judge.as_ref().and_then(|judge| self.fork_judge(judge, now_us));
+        asks.extend(judge.map(|judge| judge.ask_beside(FACTOR_NONE)));
+        asks
     }
 
     fn dry_bound(&self) -> Option<u64> {
@@ -58,6 +90,7 @@ impl Plan {
 
     fn dry_budgets(
         &self,
+        beside: &[Ask],
         unix_s: i64,
         balance_of: &dyn Fn(&RowKey) -> Balance,
     ) -> Vec<DryBudget> {
@@ -71,7 +104,12 @@ impl Plan {
                 let window = budget.calendar.window(unix_s);
                 let key = RowKey::new(&budget.id, one.subject_id, window.start_s);
                 let row = RowState { budget, balance: balance_of(&key) };
-                let decision = budget::decide(std::slice::from_ref(&row), &ask, true);
+                let rows = std::slice::from_ref(&row);
+                let decision = if beside.is_empty() {
+                    budget::decide(rows, &ask, true)
+                } else {
+                    budget::decide_together(rows, beside, &|_, _| true, true)
+                };
                 let fitted_max_tokens = match decision {
                     Decision::Hold { limit, fitted: true, .. } => limit,
                     _ => None,

@@ -7,6 +7,7 @@
 
 use std::rc::Rc;
 
+use super::hold::{Share, Stopped};
 use super::weigh::Parked;
 use super::{Gate, Plan, Step, Verdict};
 use crate::answers::{self, Said};
@@ -24,6 +25,8 @@ const JUDGE_BYTES_MAX: u64 = answers::JUDGE_REQUEST_BYTES_MAX as u64;
 pub(super) struct Gather {
     config: usize,
     deadline_us: u64,
+    /// Which limit that is, in milliseconds.
+    limit_ms: u64,
     /// How many calls have not been handed back yet.
     missing: usize,
     /// Answers that came, by member.
@@ -34,6 +37,8 @@ pub(super) struct Gather {
     picked: Option<usize>,
     /// Why the last member that failed did.
     failed_by: FailedBy,
+    /// Why a budget stopped a member that had begun.
+    stopped: Option<Stopped>,
     is_over: bool,
 }
 
@@ -74,20 +79,43 @@ impl Plan {
             .find(|config| matches!(flat.configs[*config].own, Own::Ensemble(_)))
     }
 
-    /// The calls of an ensemble come next, instead of one attempt.
-    pub(super) fn begin_gather(&mut self, config: usize, now_us: u64) {
-        let timeout_ms = self.choice.flat.flat().configs[config].timeout_ms;
-        let deadline_us = now_us.saturating_add(timeout_ms.saturating_mul(1000));
+    /// The calls of an ensemble come next, instead of one attempt at leaf `index` of it.
+    ///
+    /// It has its own time, what the configs around it have left for all of their attempts, and
+    /// what the ensemble has left that it is a member of.
+    pub(super) fn begin_gather(&mut self, config: usize, index: usize, now_us: u64) {
+        self.enter(index, now_us);
+        let choice = self.choice.flat.clone();
+        let flat = choice.flat();
+        let timeout_ms = flat.configs[config].timeout_ms;
+        let own = (now_us.saturating_add(timeout_ms.saturating_mul(1000)), timeout_ms);
+        let around = &flat.leaves[index].around;
+        let outer: Vec<usize> = around
+            .iter()
+            .map(|around| around.config)
+            .skip_while(|around| *around != config)
+            .collect();
+        let (deadline_us, limit_ms) = flat
+            .budgets_around(index)
+            .filter(|(config, _)| outer.contains(config))
+            .map(|(config, ms)| (self.budget_until_us(config, ms), ms))
+            .chain(self.ends)
+            .fold(own, std::cmp::Ord::min);
         self.gather = Some(Gather {
             config,
             deadline_us,
+            limit_ms,
             missing: 0,
             answers: Vec::new(),
             first_valid: None,
             picked: None,
             failed_by: FailedBy::Reset,
+            stopped: None,
             is_over: false,
         });
+        for tally in &mut self.budgets.tallies {
+            tally.is_stale = true;
+        }
         self.deadline_us = deadline_us;
         self.budgets.verdict = Verdict::Gather;
     }
@@ -98,8 +126,9 @@ impl Plan {
     /// # Panics
     /// If no ensemble comes next.
     pub fn members(&mut self, now_us: u64) -> (Vec<Self>, usize, bool) {
-        let config = self.gather.as_ref().map(|gather| gather.config);
-        let Some(config) = config else { panic!("no ensemble comes next") };
+        let Some(gather) = &self.gather else { panic!("no ensemble comes next") };
+        let config = gather.config;
+        let ends = (gather.deadline_us, gather.limit_ms);
         let choice = self.choice.flat.clone();
         let flat = choice.flat();
         let Own::Ensemble(ensemble) = &flat.configs[config].own else {
@@ -125,12 +154,18 @@ impl Plan {
             decision.order = order;
             let mut member = self.fork(Choice { flat: choice.clone(), decision });
             member.member_of = Some((config, child));
-            member.may_fit = false;
+            member.entered_us.clone_from(&self.entered_us);
+            member.ends = Some(ends);
+            member.share = Share::Whole;
             let reason = format!("member {} of the ensemble", child + 1);
             member.start_or_pass(first, reason.into(), now_us);
             members.push(member);
         }
-        let judge = ensemble.judge.as_ref().and_then(|judge| self.fork_judge(judge, now_us));
+        let mut judge =
+            ensemble.judge.as_ref().and_then(|judge| self.fork_judge(judge, now_us));
+        if let Some(judge) = &mut judge {
+            judge.ends = Some(ends);
+        }
         let has_judge = judge.is_some();
         if let Some(gather) = &mut self.gather {
             gather.missing = members.len();
@@ -141,7 +176,11 @@ impl Plan {
     }
 
     /// A judge whose request is not known yet: what it may cost is, as its size is bounded.
-    fn fork_judge(&self, judge: &Rc<crate::routing::Flat>, now_us: u64) -> Option<Self> {
+    pub(super) fn fork_judge(
+        &self,
+        judge: &Rc<crate::routing::Flat>,
+        now_us: u64,
+    ) -> Option<Self> {
         let unix_us = self.unix_now_us(now_us);
         let decision = self.world.route(&self.asking(now_us, unix_us), judge, Vec::new());
         let first = decision.order.first().copied()?;
@@ -173,8 +212,15 @@ impl Plan {
         plan.key_provider = self.key_provider;
         plan.prefix = self.prefix;
         plan.is_captured = true;
+        plan.is_dry = self.is_dry;
         plan.role = self.role;
+        plan.budgets.match_like(&self.budgets);
         plan
+    }
+
+    /// Is the time up of the ensemble that it is a call of?
+    pub(super) fn is_out_of_time(&self, now_us: u64) -> bool {
+        self.ends.is_some_and(|(ends_us, _)| now_us >= ends_us)
     }
 
     /// When the members' time is up.
@@ -201,6 +247,7 @@ impl Plan {
             None => {
                 let failed_by = self.attempts.last().and_then(|attempt| attempt.failed_by);
                 gather.failed_by = failed_by.unwrap_or(gather.failed_by);
+                gather.stopped = member.budgets.stopped.take().or(gather.stopped.take());
             }
         }
         let is_first = self
@@ -216,14 +263,22 @@ impl Plan {
     fn absorb(&mut self, call: &mut Self) -> usize {
         let base = self.attempts.len();
         self.attempts.append(&mut call.attempts);
+        // What mirrored traffic holds changes nothing of what the caller was told.
+        let is_own = call.role != Role::Shadow || self.role == Role::Shadow;
+        self.budgets.match_like(&call.budgets);
         for tally in call.budgets.tallies.drain(..) {
             match self.budgets.tallies.iter_mut().find(|own| own.budget == tally.budget) {
-                Some(own) => own.add(&tally),
+                Some(own) => {
+                    own.add(&tally);
+                    if is_own {
+                        own.see(&tally);
+                    }
+                }
                 None => self.budgets.tallies.push(tally),
             }
         }
-        if let Some(shown) = call.budgets.take_shown() {
-            self.budgets.set_shown(shown);
+        if is_own {
+            self.show();
         }
         base
     }
@@ -262,10 +317,13 @@ impl Plan {
 
     /// Give the judge what it has to judge. False where there is nothing to pick from.
     pub fn brief_judge(&mut self, request_body: &[u8], judge: &mut Self) -> bool {
-        let Some(gather) = &self.gather else { return false };
+        let Some(gather) = &mut self.gather else { return false };
         if gather.answers.len() < 2 {
             return false;
         }
+        // It picks by number, and those are the members': not who was the faster.
+        gather.answers.sort_by_key(|(child, _)| *child);
+        let Some(gather) = &self.gather else { return false };
         let said: Vec<Said> =
             gather.answers.iter().map(|(_, parked)| self.said(parked)).collect();
         let said: Vec<&Said> = said.iter().collect();
@@ -300,10 +358,12 @@ impl Plan {
         let config = gather.config;
         let mut answers = std::mem::take(&mut gather.answers);
         let Some(ensemble) = self.ensemble(config) else { return Step::Failed };
-        if answers.is_empty() || answers.len() < ensemble.min_responses {
+        let aggregation = ensemble.aggregation;
+        // One that is valid is all that `first_valid` waits for.
+        let is_first = aggregation == Aggregation::FirstValid;
+        if answers.is_empty() || (!is_first && answers.len() < ensemble.min_responses) {
             return Step::Failed;
         }
-        let aggregation = ensemble.aggregation;
         let weight = |child: usize| ensemble.weights.get(child).copied().unwrap_or(1000);
         let chosen = match aggregation {
             Aggregation::FirstValid => first_valid,
@@ -340,23 +400,39 @@ impl Plan {
     /// What follows an ensemble that came to nothing: one failed attempt of the config around it.
     pub(super) fn next_after_gather(&mut self, now_us: u64) -> bool {
         let Some(gather) = self.gather.take() else { return false };
+        if self.is_out_of_time(now_us) {
+            return false;
+        }
         let flat = self.choice.flat.clone();
         let order = &self.choice.decision.order;
-        match flat.flat().next_outside(order, gather.config, gather.failed_by) {
+        let inside = order.iter().rev().copied().find_map(|leaf| {
+            let around = &flat.flat().leaves[leaf].around;
+            let level = around.iter().position(|around| around.config == gather.config)?;
+            Some((leaf, level))
+        });
+        let spent =
+            inside.map_or(Vec::new(), |(leaf, level)| self.spent_around(leaf, level, now_us));
+        let next = match gather.stopped {
+            // As with any attempt that has no room: the answer is what its budget says.
+            Some(_) => Next::Nobody,
+            None => flat.flat().next_outside(order, gather.config, gather.failed_by, &spent),
+        };
+        match next {
             Next::Leaf(leaf) => {
                 self.tries_here = 0;
                 self.start_or_pass(leaf, "after an ensemble that failed".into(), now_us);
                 true
             }
             Next::Again | Next::Nobody => {
-                let inside = order.iter().rev().copied().find_map(|leaf| {
+                if let Some(stopped) = gather.stopped {
+                    self.stop(stopped);
+                } else if let Some((leaf, level)) = inside {
                     let around = &flat.flat().leaves[leaf].around;
-                    let level =
-                        around.iter().position(|around| around.config == gather.config)?;
-                    Some((leaf, level + 1))
-                });
-                if let Some((leaf, level)) = inside {
-                    self.end_by_rule(leaf, level, Some(gather.failed_by));
+                    let level = around
+                        .iter()
+                        .rposition(|around| spent.contains(&around.config))
+                        .map_or(level, |spent| spent.max(level));
+                    self.end_by_rule(leaf, level + 1, Some(gather.failed_by));
                 }
                 false
             }
@@ -365,21 +441,24 @@ impl Plan {
 
     /// Not enough members could be held: the caller is told what the first of them was, or goes
     /// where its budget sends it.
-    pub fn adopt_stop(&mut self, members: &[&Self], now_us: u64, unix_us: u64) {
-        let Some(stopped) = members.iter().find_map(|member| member.budgets.stopped.clone())
-        else {
-            return;
-        };
-        let row = members.iter().find_map(|member| member.budgets.stopped_by);
+    pub fn adopt_stop(&mut self, members: &mut [&mut Self], now_us: u64, unix_us: u64) {
         self.gather = None;
-        if let Some(budget) = row
+        let leaves_by = members.iter().find_map(|member| member.budgets.leaves_by);
+        let mut stopped = None;
+        for member in members {
+            stopped = stopped.or(member.budgets.stopped.take());
+            // None of them was an attempt: nothing was held.
+            member.attempts.clear();
+            let _ = self.absorb(member);
+        }
+        if let Some(budget) = leaves_by
             && self.budgets.downgraded.is_none()
-            && self.member_of.is_none()
+            && !self.is_captured
             && self.downgrade_by(budget, now_us, unix_us)
         {
             return;
         }
-        self.stop(stopped);
+        self.stop(stopped.unwrap_or_else(|| self.why_nobody()));
     }
 
     // --- mirrored traffic ---------------------------------------------------------------------
@@ -446,10 +525,20 @@ impl Plan {
         self.parked.is_some()
     }
 
-    /// A member that its budget has no room for is left out.
+    /// A member that its budget has no room for is left out: the others go on without it.
     pub fn leave_out(&mut self) {
         self.budgets.verdict = Verdict::Stopped;
+        if let Some(attempt) = self.attempts.last_mut() {
+            // Also what is free: nothing of it is made.
+            attempt.held_nusd = None;
+            attempt.charged_nusd = None;
+        }
         self.skip();
+    }
+
+    /// Forget why it was left out: it is no failure of the others.
+    pub fn forget_stop(&mut self) {
+        self.budgets.stopped = None;
     }
 }
 

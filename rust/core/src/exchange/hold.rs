@@ -39,7 +39,7 @@ pub(super) const UNDER_WAY_TOKENS: u64 = 64;
 const RETRY_AFTER_UNAVAILABLE_S: u64 = 1;
 
 /// A bound as it is computed, in thousandths.
-const FACTOR_NONE: u64 = 1000;
+pub(super) const FACTOR_NONE: u64 = 1000;
 
 /// What is known of what an attempt was billed.
 pub(crate) enum Evidence<'b> {
@@ -65,6 +65,17 @@ pub enum Verdict {
     Stopped,
     /// The calls of an ensemble: see `Plan::members`.
     Gather,
+}
+
+/// How much of what its budgets have left a call may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Share {
+    /// All: its output limit may be lowered to that.
+    All,
+    /// What it asks for, or nothing: others of the same request stand beside it.
+    Whole,
+    /// What it asks for with an output limit up to this one, which all of them can have.
+    UpTo(u64),
 }
 
 /// What is held for an attempt that is under way.
@@ -116,6 +127,8 @@ pub struct Tally {
     pub(super) key: RowKey,
     pub(super) window: Window,
     pub(super) balance: Balance,
+    /// Calls have begun since that hold: what they find in the row is newer.
+    pub(super) is_stale: bool,
 }
 
 impl Tally {
@@ -124,10 +137,19 @@ impl Tally {
         self.held_nusd = self.held_nusd.saturating_add(other.held_nusd);
         self.charged_nusd = self.charged_nusd.saturating_add(other.charged_nusd);
         self.overrun_nusd = self.overrun_nusd.saturating_add(other.overrun_nusd);
-        self.remaining_nusd = self.remaining_nusd.min(other.remaining_nusd);
     }
 
-    fn hold_row(&self) -> HoldRow<'_> {
+    /// See the row as another call of the same request saw it, if that held later: of calls that
+    /// are held in one step each finds less than the one before it.
+    pub(crate) fn see(&mut self, other: &Self) {
+        if self.is_stale || other.remaining_nusd < self.remaining_nusd {
+            self.remaining_nusd = other.remaining_nusd;
+            self.balance = other.balance;
+            self.is_stale = false;
+        }
+    }
+
+    pub(super) fn hold_row(&self) -> HoldRow<'_> {
         HoldRow {
             key: self.key,
             subject: self.subject.as_deref().unwrap_or(""),
@@ -185,18 +207,21 @@ pub struct Matched {
     /// The budget whose word that was.
     pub(crate) stopped_by: Option<usize>,
     pub(crate) downgraded: Option<Downgraded>,
+    /// The budget that sends it elsewhere, where others have to go along.
+    pub(super) leaves_by: Option<usize>,
     /// The output limit that is sent upstream in place of the caller's, or of none.
-    pub(crate) limit_sent: Option<u64>,
+    pub(super) limit_sent: Option<u64>,
     shown: Option<BudgetShown>,
 }
 
 impl Matched {
-    pub(crate) fn take_shown(&mut self) -> Option<BudgetShown> {
-        self.shown.take()
-    }
-
-    pub(crate) fn set_shown(&mut self, shown: BudgetShown) {
-        self.shown = Some(shown);
+    /// Fall under every budget that `other` does.
+    pub(super) fn match_like(&mut self, other: &Self) {
+        for one in &other.matches {
+            if self.matches.iter().all(|own| own.budget != one.budget) {
+                self.matches.push(one.clone());
+            }
+        }
     }
 
     /// The tightest budget after the last hold; None where none matched.
@@ -407,17 +432,25 @@ impl Plan {
         self.stop(unavailable(why));
     }
 
-    /// Ask again for a call that stood with others and may now be lowered to what is left.
-    pub(crate) fn ask_alone(&mut self) {
-        self.may_fit = true;
-        if self.budgets.verdict == Verdict::Stopped && self.budgets.stake.is_some() {
-            self.budgets.verdict = Verdict::Wait;
-            self.budgets.stopped = None;
-            self.budgets.stopped_by = None;
-            if let Some(attempt) = self.attempts.last_mut() {
-                attempt.outcome = None;
-                attempt.ended_us = None;
+    pub(super) fn factor_permille(&self, free: &Free<'_>) -> u64 {
+        self.attempts.last().map_or(FACTOR_NONE, |attempt| {
+            let (leaf, provider) = self.target_of(attempt);
+            free.factor_permille(&provider.name, &leaf.model)
+        })
+    }
+
+    /// What the current attempt asks of its budgets.
+    fn ask(&self, stake: &Stake, bound: Option<Bound>) -> Ask {
+        let bound = bound.unwrap_or(Bound::fixed(0));
+        match self.share {
+            // One of several would take all that is left, and leave the others out.
+            Share::Whole => Ask { bound, limit: stake.limit, least: stake.limit.unwrap_or(0) },
+            Share::UpTo(most) => {
+                let lowered = |limit: u64| limit.min(most.max(stake.least.min(limit)));
+                let limit = stake.limit.map(lowered);
+                Ask { bound, limit, least: limit.unwrap_or(0) }
             }
+            Share::All => Ask { bound, limit: stake.limit, least: stake.least },
         }
     }
 
@@ -436,25 +469,19 @@ impl Plan {
         while self.budgets.verdict == Verdict::Wait {
             let Some(stake) = self.budgets.stake else { return Ok(()) };
             self.read_rows(turn, unix_s)?;
-            let factor = match self.attempts.last() {
-                Some(attempt) => {
-                    let (leaf, provider) = self.target_of(attempt);
-                    free.factor_permille(&provider.name, &leaf.model)
-                }
-                None => return Ok(()),
-            };
+            let factor = self.factor_permille(free);
             let bound = stake.bound.map(|bound| bound.times(factor));
-            let ask = Ask {
-                bound: bound.unwrap_or(Bound::fixed(0)),
-                limit: stake.limit,
-                // One of several would take all that is left, and leave the others out.
-                least: if self.may_fit { stake.least } else { stake.limit.unwrap_or(0) },
-            };
-            // Where a call of several does not fit, it is for the whole request to go elsewhere.
-            let may_downgrade = self.budgets.downgraded.is_none() && !self.is_captured;
+            let ask = self.ask(&stake, bound);
+            // Where a call of several does not fit, it is for the whole request to go elsewhere;
+            // and a judge that cannot be asked is no reason to.
+            let may_downgrade =
+                self.budgets.downgraded.is_none() && !self.is_captured && self.aside.is_none();
             let decision = budget::decide(&self.row_states(), &ask, may_downgrade);
             if let Decision::Hold { limit, amount_nusd, fitted } = decision {
-                self.budgets.limit_sent = limit.filter(|_| fitted || stake.sends_limit);
+                let fitted = fitted || limit != stake.limit;
+                let limit_sent = limit.filter(|_| fitted || stake.sends_limit);
+                self.budgets.limit_sent = limit_sent;
+                self.attempt().limit_sent = limit_sent;
                 if fitted {
                     self.mark_tightest(unix_s);
                 }
@@ -484,34 +511,12 @@ impl Plan {
         Ok(())
     }
 
-    /// Refuse a call of several again, once those beside it hold nothing any more: by what they
-    /// all would need together.
-    pub(crate) fn refuse_beside(
-        &mut self,
-        beside_nusd: u64,
-        turn: &mut Turn<'_>,
-        free: &Free<'_>,
-        unix_us: u64,
-    ) -> Result<(), LedgerFault> {
-        let unix_s = i64::try_from(unix_us / 1_000_000).unwrap_or(i64::MAX);
-        let (Some(_), Some(stake)) = (self.budgets.stopped_by, self.budgets.stake) else {
-            return Ok(());
-        };
-        let (Some(bound), Some(attempt)) = (stake.bound, self.attempts.last()) else {
-            return Ok(());
-        };
-        let (leaf, provider) = self.target_of(attempt);
-        let factor = free.factor_permille(&provider.name, &leaf.model);
-        self.read_rows(turn, unix_s)?;
-        let bound = bound.times(factor).on_top_of(beside_nusd);
-        let ask = Ask { bound, limit: stake.limit, least: stake.least };
-        let decision = budget::decide(&self.row_states(), &ask, false);
-        self.refuse(&decision, &ask, unix_us);
-        Ok(())
-    }
-
     /// Read the row of each budget that matches, in the window that the wall clock is in.
-    fn read_rows(&mut self, turn: &mut Turn<'_>, unix_s: i64) -> Result<(), LedgerFault> {
+    pub(super) fn read_rows(
+        &mut self,
+        turn: &mut Turn<'_>,
+        unix_s: i64,
+    ) -> Result<(), LedgerFault> {
         let snapshot = Rc::clone(&self.snapshot);
         let before = std::mem::take(&mut self.budgets.tallies);
         for one in &self.budgets.matches {
@@ -535,6 +540,7 @@ impl Plan {
             self.budgets.tallies.push(Tally {
                 budget: one.budget,
                 subject,
+                is_stale: false,
                 held_nusd: known.map_or(0, |tally| tally.held_nusd),
                 charged_nusd: known.map_or(0, |tally| tally.charged_nusd),
                 overrun_nusd: known.map_or(0, |tally| tally.overrun_nusd),
@@ -612,11 +618,6 @@ impl Plan {
         self.hold.as_ref().map(|hold| (hold.slot, hold.seq))
     }
 
-    /// What it holds, in nano-USD.
-    pub(crate) fn held_nusd(&self) -> u64 {
-        self.hold.as_ref().map_or(0, |hold| hold.amount_nusd)
-    }
-
     /// The turn in which this plan was held is void: so is the hold.
     pub(crate) fn undo_hold(&mut self) -> Option<u32> {
         let hold = self.hold.take()?;
@@ -632,7 +633,7 @@ impl Plan {
     }
 
     /// Settle which budget the headers name, and what is left in each.
-    fn show(&mut self) {
+    pub(super) fn show(&mut self) {
         let snapshot = Rc::clone(&self.snapshot);
         for tally in &mut self.budgets.tallies {
             let budget = snapshot.budgets.get(tally.budget);
@@ -664,7 +665,7 @@ impl Plan {
         }
     }
 
-    fn refuse(&mut self, decision: &Decision, ask: &Ask, unix_us: u64) {
+    pub(super) fn refuse(&mut self, decision: &Decision, ask: &Ask, unix_us: u64) {
         self.show();
         let Some(row) = decision.row() else { return };
         self.mark_budget(self.budgets.tallies[row].budget, unix_us / 1_000_000);

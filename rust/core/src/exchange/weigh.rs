@@ -265,6 +265,9 @@ impl Plan {
         let flat = self.choice.flat.clone();
         let next = flat.flat().next_step(&self.choice.decision.order, leaf, config);
         let Some(next) = next else { return false };
+        if self.has_no_time_after_parked(next, now_us) {
+            return false;
+        }
         self.tries_here = 0;
         self.tried_fresh = false;
         let reason = format!("attempt_{number} was not good enough");
@@ -278,6 +281,33 @@ impl Plan {
         self.facts = aside.facts;
         self.endpoint = aside.endpoint;
         Some(aside.config)
+    }
+
+    /// The limits of the configs around the parked answer's leaf: when each is up, and how long
+    /// it is.
+    pub(super) fn budgets_of_parked(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let attempt = self.parked.as_ref().map(|parked| &self.attempts[parked.attempt]);
+        attempt
+            .into_iter()
+            .flat_map(|attempt| attempt.flat.flat().budgets_around(attempt.leaf))
+            .map(|(config, ms)| (self.budget_until_us(config, ms), ms))
+    }
+
+    /// Is the time up of a config that holds the parked answer's step and the `next` one? Then
+    /// the answer stands.
+    pub(super) fn has_no_time_after_parked(&mut self, next: usize, now_us: u64) -> bool {
+        let Some(parked) = &self.parked else { return false };
+        let flat = self.choice.flat.clone();
+        let around = &flat.flat().leaves[next].around;
+        let leaf = self.attempts[parked.attempt].leaf;
+        let has_none = self
+            .spent_around(leaf, 0, now_us)
+            .iter()
+            .any(|spent| around.iter().any(|around| around.config == *spent));
+        if has_none {
+            self.subject.warnings.push("cascade_unaccepted");
+        }
+        has_none
     }
 
     pub(super) fn parked_attempt(&self) -> usize {
@@ -299,7 +329,9 @@ impl Plan {
             // What a later step would have cost could not be held.
             self.budgets.verdict = Verdict::Go;
             self.subject.warnings.push("cascade_budget");
-        } else if self.attempts.last().is_some_and(|last| last.outcome != Some(Outcome::Ok)) {
+        } else if self.attempts.last().is_some_and(|last| last.outcome != Some(Outcome::Ok))
+            && !self.subject.warnings.contains(&"cascade_unaccepted")
+        {
             self.subject.warnings.push("cascade_unaccepted");
         }
         self.accept(gate, request_body, now_us)

@@ -245,12 +245,27 @@ impl Walk<'_> {
                 TargetState { keys: Keys::Cooling { until_us }, .. } => until_us,
                 _ => u64::MAX,
             };
-            order.extend(open.iter().copied().min_by_key(since));
+            let first = open.iter().copied().min_by_key(since);
+            order.extend(first);
+            if let Some(ensemble) = first.and_then(|first| self.outermost_ensemble(first)) {
+                // One member alone may be too few: all of them are asked, or it would be for
+                // nothing.
+                let around = |leaf: &usize| &self.flat.leaves[*leaf].around;
+                open.retain(|leaf| around(leaf).iter().any(|one| one.config == ensemble));
+                order = open;
+            }
         }
         if order.is_empty() && self.stopped.is_none() {
             self.stopped = self.unmatched.map(Stop::NoRule);
         }
         order
+    }
+
+    fn outermost_ensemble(&self, leaf: usize) -> Option<usize> {
+        let around = self.flat.leaves[leaf].around.iter().rev().map(|around| around.config);
+        around
+            .into_iter()
+            .find(|config| matches!(self.flat.configs[*config].own, Own::Ensemble(_)))
     }
 
     fn add_root(&mut self, most: Standing, out: &mut Vec<usize>) {

@@ -429,15 +429,24 @@ impl Flat {
         Next::Nobody
     }
 
-    /// What follows config `config` as a whole, where that has failed.
+    /// What follows config `config` as a whole, where that has failed; `spent` are the configs
+    /// that have used up the time for all of their attempts.
     #[must_use]
-    pub fn next_outside(&self, order: &[usize], config: usize, failed_by: FailedBy) -> Next {
+    pub fn next_outside(
+        &self,
+        order: &[usize],
+        config: usize,
+        failed_by: FailedBy,
+        spent: &[usize],
+    ) -> Next {
         let is_inside = |leaf: &usize| {
             self.leaves[*leaf].around.iter().any(|around| around.config == config)
         };
         let Some(last) = order.iter().rposition(is_inside) else { return Next::Nobody };
         let around = &self.leaves[order[last]].around;
-        let level = around.iter().position(|around| around.config == config);
+        let level = around
+            .iter()
+            .rposition(|around| around.config == config || spent.contains(&around.config));
         for around in around.iter().skip(level.map_or(0, |level| level + 1)) {
             if !around.retry_on.covers(failed_by) {
                 continue;
