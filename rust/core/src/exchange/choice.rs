@@ -2,18 +2,17 @@
 
 use std::borrow::Cow;
 
-use super::hold::Stopped;
+use super::hold::{Stopped, states_of};
 use super::{Plan, Verdict};
 use crate::attempt::{Attempt, Outcome};
 use crate::breaker;
-use crate::budget::{Match, Who};
+use crate::budget::{Match, RowState};
 use crate::ledger::row::{Balance, RowKey};
 use crate::request::FlatRef;
 use crate::route::{self, Asking};
 use crate::routing::decide::{self, Decision, Stop};
 use crate::routing::state::{BudgetState, Tokens};
 use crate::routing::{Child, FailedBy, Flat, Leaf, Own};
-use crate::snapshot::Provider;
 use crate::text::listed;
 use crate::tokens::{self, Vocabulary};
 use crate::usage::Usage;
@@ -211,55 +210,21 @@ impl Plan {
         unix_s: i64,
         balance_of: &dyn Fn(&RowKey) -> Balance,
     ) -> Vec<BudgetState> {
-        let (Some(project), Some(key)) = (self.subject.project, self.subject.key.as_ref())
-        else {
-            return Vec::new();
-        };
         let slugs: Vec<&str> =
             self.subject.route.iter().map(|(route, _)| route.slug.as_str()).collect();
-        let hashed = self
-            .subject
-            .end_user
-            .as_deref()
-            .filter(|_| self.snapshot.server.hash_end_users)
-            .map(|end_user| self.snapshot.hash_end_user(end_user));
-        let who = Who {
-            project,
-            key_id: &key.id,
-            tags: &self.subject.tags,
-            end_user: hashed.as_deref().or(self.subject.end_user.as_deref()),
-            slugs: &slugs,
-        };
         let budgets = &self.snapshot.budgets;
         let mut matches: Vec<Match> = Vec::new();
-        budgets.matching(&who, &mut matches);
-        let balances: Vec<Balance> = matches
+        self.match_budgets(&slugs, &mut matches);
+        let rows: Vec<RowState<'_>> = matches
             .iter()
             .map(|one| {
                 let budget = budgets.get(one.budget);
                 let window = budget.calendar.window(unix_s);
-                balance_of(&RowKey::new(&budget.id, one.subject_id, window.start_s))
+                let key = RowKey::new(&budget.id, one.subject_id, window.start_s);
+                RowState { budget, balance: balance_of(&key) }
             })
             .collect();
-        let rows: Vec<crate::budget::RowState<'_>> = matches
-            .iter()
-            .zip(&balances)
-            .map(|(one, balance)| crate::budget::RowState {
-                budget: budgets.get(one.budget),
-                balance: *balance,
-            })
-            .collect();
-        let tightest = crate::budget::decide::tightest(&rows);
-        rows.iter()
-            .enumerate()
-            .map(|(at, row)| BudgetState {
-                name: row.budget.name.clone(),
-                spent_nusd: row.balance.spent_nusd,
-                held_nusd: row.balance.held_nusd,
-                allowed_nusd: u64::try_from(row.allowed_nusd()).unwrap_or(u64::MAX),
-                is_tightest: tightest == Some(at),
-            })
-            .collect()
+        states_of(&rows)
     }
 
     // --- what an outcome teaches --------------------------------------------------------------
@@ -375,7 +340,7 @@ impl Plan {
             .map_or("", |project| self.snapshot.projects[project].name.as_str());
         let live = &self.world.live;
         let learnt = live.route_target(project, &route.slug, &provider.name, &leaf.model);
-        if let Some(limit) = self.expected_limit(leaf, provider) {
+        if let Some(limit) = self.expected_limit(leaf) {
             live.learn_output(learnt, usage.output_sum(), limit, now_us);
         }
         live.learn_cached(learnt, usage.cached_tokens, usage.input_sum(), now_us);
@@ -384,16 +349,8 @@ impl Plan {
         }
     }
 
-    fn expected_limit(&self, leaf: &Leaf, provider: &Provider) -> Option<u64> {
-        let known = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
-        let limit = crate::bound::output_limit(
-            &self.facts,
-            self.endpoint.shape(),
-            known.as_ref(),
-            &provider.vendor,
-            leaf,
-            self.snapshot.server.limit_defaults(),
-        )?;
+    fn expected_limit(&self, leaf: &Leaf) -> Option<u64> {
+        let limit = self.output_limit(leaf)?;
         Some(limit.limit.saturating_mul(self.facts.n.unwrap_or(1)))
     }
 

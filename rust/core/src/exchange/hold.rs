@@ -18,7 +18,7 @@ use std::rc::Rc;
 
 use super::Plan;
 use crate::attempt::{HeldBy, Outcome};
-use crate::bound::{self, Bound, BoundFault};
+use crate::bound::{self, Bound, BoundFault, OutputLimit};
 use crate::budget::display::{self, Refused, Shown};
 use crate::budget::{self, Ask, Decision, Match, RowState, Who};
 use crate::holds::Free;
@@ -289,25 +289,30 @@ impl Plan {
 
     /// Add the budgets that match the current attempt; those of earlier ones stay.
     fn find_matches(&mut self) {
-        let snapshot = Rc::clone(&self.snapshot);
-        let (Some(project), Some(key)) = (self.subject.project, self.subject.key.as_ref())
-        else {
+        let mut matches = std::mem::take(&mut self.budgets.matches);
+        if let Some(attempt) = self.attempts.last() {
+            let slugs: Vec<&str> = attempt.target().slugs.iter().map(String::as_str).collect();
+            self.match_budgets(&slugs, &mut matches);
+        }
+        self.budgets.matches = matches;
+    }
+
+    /// Add the budgets that match this request where it goes through the configs `slugs`.
+    pub(super) fn match_budgets(&self, slugs: &[&str], matches: &mut Vec<Match>) {
+        let (subject, snapshot) = (&self.subject, &self.snapshot);
+        let (Some(project), Some(key)) = (subject.project, subject.key.as_ref()) else {
             return;
         };
-        let Some(attempt) = self.attempts.last() else { return };
-        let leaf = attempt.target();
-        let hashed =
-            self.subject.end_user.as_deref().filter(|_| snapshot.server.hash_end_users);
+        let hashed = subject.end_user.as_deref().filter(|_| snapshot.server.hash_end_users);
         let hashed = hashed.map(|end_user| snapshot.hash_end_user(end_user));
-        let slugs: Vec<&str> = leaf.slugs.iter().map(String::as_str).collect();
         let who = Who {
             project,
             key_id: &key.id,
-            tags: &self.subject.tags,
-            end_user: hashed.as_deref().or(self.subject.end_user.as_deref()),
-            slugs: &slugs,
+            tags: &subject.tags,
+            end_user: hashed.as_deref().or(subject.end_user.as_deref()),
+            slugs,
         };
-        snapshot.budgets.matching(&who, &mut self.budgets.matches);
+        snapshot.budgets.matching(&who, matches);
     }
 
     /// What the current attempt asks of the budgets that match it; None where none does.
@@ -319,19 +324,22 @@ impl Plan {
 
     /// What the current attempt could cost at most, where no budget asks.
     pub(super) fn unheld_bound(&self) -> Option<u64> {
-        let attempt = self.attempts.last()?;
-        let (leaf, provider) = self.target_of(attempt);
+        let limit =
+            self.output_limit(self.attempts.last()?.target()).map(|output| output.limit);
+        self.bound_by_bytes(limit).ok()?.at(limit)
+    }
+
+    /// The output limit of this request at a target, and how it is said there.
+    pub(super) fn output_limit(&self, leaf: &Leaf) -> Option<OutputLimit> {
         let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
-        let output = bound::output_limit(
+        bound::output_limit(
             &self.facts,
             self.endpoint.shape(),
             model.as_ref(),
-            &provider.vendor,
+            &self.snapshot.providers[leaf.provider].vendor,
             leaf,
             self.snapshot.server.limit_defaults(),
-        );
-        let limit = output.map(|output| output.limit);
-        self.bound_by_bytes(limit).ok()?.at(limit)
+        )
     }
 
     fn is_enforced(&self) -> bool {
@@ -344,15 +352,7 @@ impl Plan {
             return Err(Box::new(unavailable("no target")));
         };
         let (leaf, provider) = self.target_of(attempt);
-        let model = self.snapshot.model(&self.world.catalogue, leaf.provider, &leaf.model);
-        let output = bound::output_limit(
-            &self.facts,
-            self.endpoint.shape(),
-            model.as_ref(),
-            &provider.vendor,
-            leaf,
-            self.snapshot.server.limit_defaults(),
-        );
+        let output = self.output_limit(leaf);
         let limit = output.map(|output| output.limit);
         let enforced = self.is_enforced();
         let bound = match self.bound_by_bytes(limit) {
@@ -694,20 +694,7 @@ impl Plan {
             &mut self.choice,
             super::choice::undecided(FlatRef::Own(Rc::clone(&flat))),
         );
-        let rows = self.row_states();
-        let tightest = budget::decide::tightest(&rows);
-        let budgets = rows
-            .iter()
-            .enumerate()
-            .map(|(at, row)| BudgetState {
-                name: row.budget.name.clone(),
-                spent_nusd: row.balance.spent_nusd,
-                held_nusd: row.balance.held_nusd,
-                allowed_nusd: u64::try_from(row.allowed_nusd()).unwrap_or(u64::MAX),
-                is_tightest: tightest == Some(at),
-            })
-            .collect();
-        drop(rows);
+        let budgets = states_of(&self.row_states());
         let world = self.world.clone();
         let decision = world.route(&self.asking(now_us, unix_us), &flat, budgets);
         let Some(first) = decision.order.first().copied() else {
@@ -881,4 +868,19 @@ fn request_bytes(id: &str) -> [u8; 16] {
         bytes[place / 2] |= if place % 2 == 0 { digit << 4 } else { digit };
     }
     bytes
+}
+
+/// Rows as expressions read them.
+pub(super) fn states_of(rows: &[RowState<'_>]) -> Vec<BudgetState> {
+    let tightest = budget::decide::tightest(rows);
+    rows.iter()
+        .enumerate()
+        .map(|(at, row)| BudgetState {
+            name: row.budget.name.clone(),
+            spent_nusd: row.balance.spent_nusd,
+            held_nusd: row.balance.held_nusd,
+            allowed_nusd: u64::try_from(row.allowed_nusd()).unwrap_or(u64::MAX),
+            is_tightest: tightest == Some(at),
+        })
+        .collect()
 }
