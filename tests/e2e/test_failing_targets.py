@@ -48,6 +48,10 @@ model = "keys/tired"
 strategy = "single"
 model = "checked/refused"
 
+[routes.worn]
+strategy = "single"
+model = "worn/out"
+
 """
 
 
@@ -78,6 +82,7 @@ def gateway(
         + provider_table("sim", shared_simulator.base_url())
         + _keys_table("keys", shared_simulator.base_url())
         + _keys_table("checked", checking.base_url())
+        + _keys_table("worn", shared_simulator.base_url())
         + ROUTES
     )
     env = {"E2E_SECOND_KEY": SECOND_KEY}
@@ -174,6 +179,21 @@ def test_a_key_that_is_refused_is_passed_over(
     statuses = [each["status"] for each in checking.requests(model="refused")]
     assert statuses.count(401) == max(attempts) - 1
     assert statuses.count(200) == 8
+
+
+def test_a_key_that_was_refused_is_used_where_the_other_has_to_wait(
+    client: openai.OpenAI, simulator: Simulator
+) -> None:
+    with told(simulator, {"out": "status=401;times=1"}):
+        assert ask(client, "@worn").attempts == 2
+    # The first of the two times was the refusal.
+    with told(simulator, {"out": "status=429;retry_after=120;times=2"}):
+        assert ask(client, "@worn").attempts == 2
+    refused, waiting, *others = _keys(simulator, "out")
+    assert (others[0], others[1]) == (waiting, refused)
+    for _ in range(4):
+        assert ask(client, "@worn").attempts == 1
+    assert set(_keys(simulator, "out")[4:]) == {refused}
 
 
 def test_a_sole_key_that_is_refused_is_used_all_the_same(

@@ -228,6 +228,8 @@ pub struct Plan {
     provider_key: Option<String>,
     tries_here: u32,
     tried_fresh: bool,
+    /// A key was used that its provider had refused, or told to wait: nobody else was left.
+    tried_marked: bool,
     /// When the first attempt of each config began that limits all of its attempts together.
     entered_us: Vec<(usize, u64)>,
     price: Option<Price>,
@@ -362,6 +364,7 @@ impl Plan {
             provider_key: None,
             tries_here: 0,
             tried_fresh: false,
+            tried_marked: false,
             entered_us: Vec::new(),
             price: None,
             phase: Phase::Head,

@@ -66,14 +66,17 @@ impl Plan {
         assert!(self.hold.is_none(), "the attempt before has been settled");
         let leaf = &flat.flat().leaves[index];
         let provider = &self.snapshot.providers[leaf.provider];
-        let credential = match leaf.credential {
-            Some(pinned) => pinned,
-            None if provider.credentials.len() == 1 => 0,
-            // Where every key was refused one of them is used all the same.
-            None => self
-                .pick_credential(flat.flat(), index, now_us)
-                .unwrap_or_else(|| by_weight(provider, &self.subject.id)),
+        let usable = match leaf.credential {
+            Some(pinned) => Some(pinned),
+            None if provider.credentials.len() == 1 => Some(0),
+            None => self.pick_credential(flat.flat(), index, now_us),
         };
+        // Where every key was refused one of them is used all the same, and rather than one that
+        // was told to wait.
+        let credential = usable
+            .or_else(|| self.pick_marked_credential(flat.flat(), index, now_us))
+            .unwrap_or_else(|| by_weight(provider, &self.subject.id));
+        self.tried_marked |= usable.is_none();
         let at_unix_s = i64::try_from(self.subject.ts_us / 1_000_000).unwrap_or(i64::MAX);
         self.price =
             self.snapshot.price(&self.world.catalogue, leaf.provider, &leaf.model, at_unix_s);
@@ -364,6 +367,14 @@ impl Plan {
             flat.next(order, at, failed_by, self.tries_here, &|config| spent.contains(&config));
         self.tried_fresh = false;
         match next {
+            Next::Nobody if spent.is_empty() && self.has_marked_key(at, failed_by, now_us) => {
+                let reason = format!(
+                    "a key refused of late, as nobody else is left after {} of attempt_{number}",
+                    failed_by.text()
+                );
+                self.start(choice.clone(), at, reason.into(), now_us);
+                true
+            }
             Next::Nobody => {
                 let level = flat.leaves[at]
                     .around
@@ -431,6 +442,18 @@ impl Plan {
 
     /// Is it the key that failed, and is there another one for the same target?
     fn has_another_key(&self, leaf: usize, failed_by: FailedBy, now_us: u64) -> bool {
+        self.may_change_keys(leaf, failed_by)
+            && self.pick_credential(self.choice.flat.flat(), leaf, now_us).is_some()
+    }
+
+    /// The same for one that its provider has refused of late: one such key a request.
+    fn has_marked_key(&self, leaf: usize, failed_by: FailedBy, now_us: u64) -> bool {
+        !self.tried_marked
+            && self.may_change_keys(leaf, failed_by)
+            && self.pick_marked_credential(self.choice.flat.flat(), leaf, now_us).is_some()
+    }
+
+    fn may_change_keys(&self, leaf: usize, failed_by: FailedBy) -> bool {
         let target = &self.choice.flat.flat().leaves[leaf];
         let provider = &self.snapshot.providers[target.provider];
         matches!(failed_by, FailedBy::Status(401..=403 | 429))
@@ -438,7 +461,6 @@ impl Plan {
             && provider.credentials.len() > 1
             && self.provider_key_for(target.provider).is_none()
             && target.goes_on_for(failed_by)
-            && self.pick_credential(self.choice.flat.flat(), leaf, now_us).is_some()
     }
 }
 

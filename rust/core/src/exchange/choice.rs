@@ -364,10 +364,31 @@ impl Plan {
         leaf: usize,
         now_us: u64,
     ) -> Option<usize> {
+        self.pick_among(flat, leaf, |credential| {
+            self.standing(flat, leaf, credential, now_us) == KeyStanding::Usable
+        })
+    }
+
+    /// The same among those that their provider has refused of late, in another request.
+    pub(super) fn pick_marked_credential(
+        &self,
+        flat: &Flat,
+        leaf: usize,
+        now_us: u64,
+    ) -> Option<usize> {
+        self.pick_among(flat, leaf, |credential| {
+            self.standing(flat, leaf, credential, now_us) == KeyStanding::Marked
+        })
+    }
+
+    fn pick_among(
+        &self,
+        flat: &Flat,
+        leaf: usize,
+        may: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
         let target = &flat.leaves[leaf];
         let provider = &self.snapshot.providers[target.provider];
-        let live = &self.world.live;
-        let ids = &self.world.ids(&self.snapshot, flat)[leaf];
         let is_refused = |index: usize| {
             self.attempts.iter().any(|attempt| {
                 attempt.credential == index
@@ -380,15 +401,12 @@ impl Plan {
             .iter()
             .enumerate()
             .map(|(index, credential)| {
-                let is_usable = target.credential.is_none_or(|pinned| pinned == index)
-                    && !is_refused(index)
-                    && live.cooling_until_us(ids.target, &credential.id, now_us).is_none()
-                    && !live.is_rejected(
-                        ids.credentials[index],
-                        now_us,
-                        credential.secret_hash(),
-                    );
-                if is_usable { u64::from(credential.weight) } else { 0 }
+                let is_its_own = target.credential.is_none_or(|pinned| pinned == index);
+                if is_its_own && !is_refused(index) && may(index) {
+                    u64::from(credential.weight)
+                } else {
+                    0
+                }
             })
             .collect();
         crate::chance::pick_weighted(
@@ -396,6 +414,30 @@ impl Plan {
             &weights,
         )
     }
+
+    fn standing(&self, flat: &Flat, leaf: usize, index: usize, now_us: u64) -> KeyStanding {
+        let credential =
+            &self.snapshot.providers[flat.leaves[leaf].provider].credentials[index];
+        let live = &self.world.live;
+        let ids = &self.world.ids(&self.snapshot, flat)[leaf];
+        if live.cooling_until_us(ids.target, &credential.id, now_us).is_some() {
+            KeyStanding::Cooling
+        } else if live.is_rejected(ids.credentials[index], now_us, credential.secret_hash()) {
+            KeyStanding::Marked
+        } else {
+            KeyStanding::Usable
+        }
+    }
+}
+
+/// What is known of a key at a target.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeyStanding {
+    Usable,
+    /// Its provider refused it of late.
+    Marked,
+    /// It is to be left in peace for a while.
+    Cooling,
 }
 
 /// `Retry-After` in microseconds: a number of seconds, or a date.

@@ -536,6 +536,27 @@ fn a_key_that_is_told_to_wait_is_rotated_away_from() {
 }
 
 #[test]
+fn a_key_that_was_refused_serves_once_the_other_has_to_wait_and_nobody_else_is_left() {
+    let mut bench = Bench::new(&two_keys(&fallback(&[target(0, "m")], &json!({}))));
+    let in_turn = |bench: &mut Bench, mut answers: Vec<Vec<u8>>| {
+        served(bench, &plain_chat(), &mut |_| answers.remove(0))
+    };
+    let record = in_turn(&mut bench, vec![fails(401, ""), says("x")]);
+    assert_eq!(targets(&record).len(), 2);
+    let wait = "retry-after: 30\r\n";
+    let record = in_turn(&mut bench, vec![fails(429, wait), fails(401, "")]);
+    assert_eq!((record["status"].clone(), targets(&record).len()), (json!(502), 2));
+    let record = in_turn(&mut bench, vec![says("x")]);
+    assert_eq!((record["status"].clone(), targets(&record).len()), (json!(200), 1));
+    // Behind another target it is not asked for.
+    let both = fallback(&[target(0, "m"), target(1, "b")], &json!({}));
+    let mut bench = Bench::new(&two_keys(&both));
+    in_turn(&mut bench, vec![fails(401, ""), says("x")]);
+    let record = in_turn(&mut bench, vec![fails(429, wait), says("x")]);
+    assert_eq!(targets(&record), ["m", "b"]);
+}
+
+#[test]
 fn a_target_whose_only_key_has_to_wait_is_passed_over_until_then() {
     let mut bench = Bench::of(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
     served(&mut bench, &plain_chat(), &mut |model| match model {
