@@ -39,6 +39,8 @@ from tests.e2e.harness import (
 PRICES: Final = (
     "--price", "tok=0:1000", "--price", "cheap=0:10", "--price", "text=1000:1000",
     "--price", "free=0:0",
+    "--price", "judge-sim=0:1000", "--price", "judge-gen=0:1000",
+    "--price", "judge-drain=0:1000",
 )  # fmt: skip
 """Flags of the stand-in provider: USD for a million tokens, in and out."""
 

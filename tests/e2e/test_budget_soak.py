@@ -1,6 +1,7 @@
 """Caps under torture: the provider's own ledger judges ours, at every moment, while all dies.
 
-Callers of every kind ask at once on hundreds of connections under caps that fit twenty of them;
+Callers of every kind ask at once on hundreds of connections under caps that fit twenty of them,
+for one call each or for many at once (ensembles, cascades, judges, mirrors);
 workers, the supervisor and everything together are killed or stopped at random. All along, what
 the provider has billed is read and must not be above the cap and what was overrun. Once
 it is quiet, what is recorded is at least what was billed, and the rest of the cap can be used.
@@ -12,10 +13,12 @@ import random
 import signal
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import pytest
 
@@ -45,6 +48,7 @@ from tests.e2e.harness import (
     serve,
     until,
 )
+from tests.e2e.routing import told as answering
 
 pytestmark = pytest.mark.slow
 
@@ -72,9 +76,12 @@ DEATHS_MAX: Final = 3
 """Of workers under one supervisor: five within a minute are a crash loop, which ends all."""
 
 PROVIDERS: Final = ("sim", "gen", "drain")
+ROUTED: Final = ("first", "vote", "picked", "steps", "nested")
 OPENING_TOKENS: Final = FITTING * LIMIT
-REFILL_TOKENS: Final = OPENING_TOKENS
-REFILL_BELOW_TOKENS: Final = 4 * LIMIT
+REFILL_BELOW: Final = 0.2
+"""Of what a cap is at first, and raised by."""
+MANY: Final = 6
+"""Calls that one request may make at once, more or less."""
 REFILL_S: Final = 0.1
 
 
@@ -85,6 +92,7 @@ class Watch:
     simulator: Simulator
     caps: dict[str, int]
     """Nano-USD, by label. Raised before the gateway hears of it, so never too low."""
+    refill_nusd: int
     reads: int = 0
     faults: list[str] = field(default_factory=list)
     billed: dict[str, int] = field(default_factory=dict)
@@ -165,7 +173,17 @@ class Deployment:
 # --- callers -------------------------------------------------------------------------------
 
 
-def _question(chance: random.Random) -> tuple[str, str, bytes, bool, int]:
+def _direct(provider: str, _chance: random.Random) -> str:
+    return f"{provider}/tok"
+
+
+def _routed(provider: str, chance: random.Random) -> str:
+    return f"@{chance.choice(ROUTED)}-{provider}"
+
+
+def _question(
+    chance: random.Random, model_of: Callable[[str, random.Random], str]
+) -> tuple[str, str, bytes, bool, int]:
     """Return kind, budget, request, whether the caller leaves, and tokens of the answer."""
     provider = chance.choice(PROVIDERS)
     tokens = chance.randint(1, COUNTED_TOKENS_MAX if provider == "gen" else LIMIT)
@@ -185,17 +203,24 @@ def _question(chance: random.Random) -> tuple[str, str, bytes, bool, int]:
         settings.append(f"status={chance.choice((400, 429, 500, 503))}")
     elif chance.random() < 0.2:
         settings.append(f"usage={chance.choice(('missing', 'null', 'negative', 'nan'))}")
-    body = question(f"{provider}/tok", limit=LIMIT, simulate=";".join(settings), stream=stream)
+    model = model_of(provider, chance)
+    body = question(model, limit=LIMIT, simulate=";".join(settings), stream=stream)
     return kind, provider, post(body, headers=tags(provider)), kind == "leaves", tokens
 
 
-def _call_on(deployment: Deployment, tally: Tally, over: threading.Event, seed: int) -> None:
+def _call_on(
+    deployment: Deployment,
+    tally: Tally,
+    over: threading.Event,
+    seed: int,
+    model_of: Callable[[str, random.Random], str],
+) -> None:
     """Ask one question after another, each on the connection of the last one if it lives."""
     chance = random.Random(seed)  # noqa: S311 - repeats a run.
     while not over.is_set():
         with suppress(OSError), RawClient(deployment.gateway.port, timeout_s=HANG_S) as client:
             while not over.is_set():
-                kind, provider, request, leaves, tokens = _question(chance)
+                kind, provider, request, leaves, tokens = _question(chance, model_of)
                 client.send(request)
                 if leaves:
                     client.read_some(chance.choice((0, 1, 400, 900)))
@@ -275,8 +300,8 @@ def _refill(deployment: Deployment, watch: Watch) -> None:
     changed = text
     for each in rows(deployment.gateway):
         name, spent_nusd = each["name"], round(each["spent_usd"] * NUSD_PER_USD)
-        if watch.caps[name] - spent_nusd < REFILL_BELOW_TOKENS * TOKEN_NUSD:
-            watch.caps[name] += REFILL_TOKENS * TOKEN_NUSD
+        if watch.caps[name] - spent_nusd < REFILL_BELOW * watch.refill_nusd:
+            watch.caps[name] += watch.refill_nusd
             changed = _with_cap(changed, name, watch.caps[name])
     if changed != text:
         deployment.gateway.config.write_text(changed, "utf-8")
@@ -315,9 +340,75 @@ def _judge(gateway: Gateway, watch: Watch, tally: Tally) -> None:
 
 
 def test_caps_hold_while_everything_dies(simulator: Simulator, tmp_path: Path) -> None:
-    config = configuration(simulator, [budget(name, OPENING_TOKENS) for name in PROVIDERS])
+    _soak(simulator, tmp_path, "", _direct, OPENING_TOKENS)
+
+
+def test_caps_hold_for_many_calls_at_once_while_everything_dies(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    word = quote('{"index":1,"score":0.2}')
+    judges = {f"judge-{name}": f"text={word};label={name}" for name in PROVIDERS}
+    with answering(simulator, judges):
+        routes = "".join(map(_routes, PROVIDERS))
+        _soak(simulator, tmp_path, routes, _routed, MANY * OPENING_TOKENS)
+
+
+def _routes(name: str) -> str:
+    target = f'"{name}/tok"'
+    members = f"members = [{target}, {target}, {target}]"
+    judge = f'"{name}/judge-{name}"'
+    return f"""
+[prices."{name}/judge-{name}"]
+input_usd_per_mtok = 0
+output_usd_per_mtok = 1000
+
+[routes.first-{name}]
+strategy = "ensemble"
+aggregation = "first_valid"
+{members}
+shadow = {{ target = {target}, percent = 30 }}
+
+[routes.vote-{name}]
+strategy = "ensemble"
+aggregation = "weighted_vote"
+timeout_ms = 300
+{members}
+
+[routes.picked-{name}]
+strategy = "ensemble"
+aggregation = "llm_judge"
+{members}
+judge = {judge}
+shadow = {{ target = "@vote-{name}", percent = 30 }}
+
+[routes.steps-{name}]
+strategy = "cascade"
+total_budget_ms = 500
+steps = [
+  {{ target = {target}, accept_if = "response.output_tokens > 50" }},
+  {{ target = {target}, accept_if = {{ judge = {judge}, min_score = 0.5 }} }},
+  {{ target = "@picked-{name}" }},
+]
+
+[routes.nested-{name}]
+strategy = "ensemble"
+aggregation = "first_valid"
+members = ["@vote-{name}", "@steps-{name}"]
+"""
+
+
+def _soak(
+    simulator: Simulator,
+    tmp_path: Path,
+    routes: str,
+    model_of: Callable[[str, random.Random], str],
+    cap_tokens: int,
+) -> None:
+    caps = [budget(name, cap_tokens) for name in PROVIDERS]
+    config = configuration(simulator, caps, routes=routes)
     chance = random.Random(SEED)  # noqa: S311 - repeats a run.
-    watch = Watch(simulator, dict.fromkeys(PROVIDERS, OPENING_TOKENS * TOKEN_NUSD))
+    cap_nusd = cap_tokens * TOKEN_NUSD
+    watch = Watch(simulator, dict.fromkeys(PROVIDERS, cap_nusd), cap_nusd)
     tally, over, deeds = Tally(), threading.Event(), Counter[str]()
     server = "heartbeat_timeout_s = 1\n"
     with (
@@ -328,7 +419,7 @@ def test_caps_hold_while_everything_dies(simulator: Simulator, tmp_path: Path) -
         callers = [
             threading.Thread(
                 target=_call_on,
-                args=(deployment, tally, over, chance.getrandbits(32)),
+                args=(deployment, tally, over, chance.getrandbits(32), model_of),
                 daemon=True,
             )
             for _ in range(CALLERS_COUNT)
