@@ -8,6 +8,7 @@ the bound of a call is its output limit; the stand-in provider's own ledger judg
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +21,12 @@ from tests.e2e.budgets import budget, rows, settled, tags, usd
 from tests.e2e.harness import (
     PROJECT,
     Gateway,
+    RawClient,
     Reply,
     Simulator,
     call,
     chat_body,
+    post,
     provider_table,
     serve,
     simulate,
@@ -90,6 +93,22 @@ steps = [
   { target = "sim/one", accept_if = { judge = "sim/judge", min_score = 0.5 } },
   { target = "sim/two" },
 ]
+shadow = { target = "sim/mirror", percent = 100 }
+
+[routes.twice-judged]
+strategy = "cascade"
+steps = [
+  { target = "sim/one", accept_if = { judge = "@judges", min_score = 0.5 } },
+  { target = "sim/two" },
+]
+
+[routes.judges]
+strategy = "fallback"
+attempts = ["sim/down", "sim/judge"]
+
+[routes.mirrored]
+strategy = "single"
+model = "sim/one"
 shadow = { target = "sim/mirror", percent = 100 }
 
 [routes.hasty-judged]
@@ -378,6 +397,31 @@ def test_a_judge_picks_by_member_whoever_was_the_faster(
     said = {"one": "text=first;first_byte_ms=120", "two": "text=second", "three": "text=third"}
     with told(simulator, said | {"judge": 'text={"index":1}'}):
         assert ask(client, "@picked", stream=stream).text == "second"
+
+
+@both
+def test_a_judge_that_fails_is_followed_by_the_next_one_of_its_own_config(
+    client: openai.OpenAI, simulator: Simulator, *, stream: bool
+) -> None:
+    said = {"one": "text=mine", "two": "text=dear", "judge": 'text={"score":0.9}'}
+    with told(simulator, said | {"down": "status=500"}):
+        answer = ask(client, "@twice-judged", stream=stream)
+    assert (answer.text, asked(simulator)) == ("mine", ["one", "down", "judge"])
+
+
+def test_a_mirror_outlives_a_reload_without_it(simulator: Simulator, tmp_path: Path) -> None:
+    with _served(simulator, tmp_path) as gateway, told(simulator, SAID | {"one": "tokens=3"}):
+        simulator.tell("one", "first_byte_ms=800")
+        with RawClient(gateway.port) as client:
+            client.send(post(chat_body("@mirrored"), headers=tags("ample")))
+            simulator.wait_request(lambda each: each["model"] == "one")
+            text = gateway.config.read_text("utf-8")
+            kept = [line for line in text.splitlines() if not line.startswith("shadow")]
+            gateway.config.write_text("\n".join(kept), "utf-8")
+            gateway.child.signal(signal.SIGHUP)
+            reply = client.read_reply()
+        trace = gateway.trace(reply.request_id)
+    assert [role for _, role, _ in roles(trace)] == ["serve", "shadow"]
 
 
 @both

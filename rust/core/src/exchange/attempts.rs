@@ -326,6 +326,9 @@ impl Plan {
             }
             None => {}
         }
+        if self.ask_next_judge(now_us) {
+            return true;
+        }
         if let Some(config) = self.leave_judge() {
             return self.go_past(config, now_us);
         }

@@ -11,7 +11,7 @@ use crate::answers;
 use crate::attempt::{Outcome, Role};
 use crate::request::FlatRef;
 use crate::routing::state::{State, Tokens};
-use crate::routing::{Accept, Flat, Own};
+use crate::routing::{Accept, Flat, Next, Own};
 use crate::rules;
 use crate::scan::{self, Facts, Shape};
 use crate::subject::Endpoint;
@@ -42,6 +42,8 @@ pub(super) struct Aside {
     body: Vec<u8>,
     config: usize,
     min_score_permille: u32,
+    /// The judge's own targets that may serve, in their order.
+    order: Vec<usize>,
 }
 
 impl Plan {
@@ -225,12 +227,38 @@ impl Plan {
             body,
             config,
             min_score_permille,
+            order: decision.order,
         });
+        self.start_judge(FlatRef::Own(judge), first, reason, now_us);
+        true
+    }
+
+    fn start_judge(&mut self, judge: FlatRef, leaf: usize, reason: String, now_us: u64) {
         // What is mirrored stays so: none of it counts among what the request cost.
         let own = self.role;
         self.role = if own == Role::Serve { Role::Judge } else { own };
-        self.start(FlatRef::Own(judge), first, reason.into(), now_us);
+        self.start(judge, leaf, reason.into(), now_us);
         self.role = own;
+    }
+
+    /// A judge has failed: ask the next target of its own config, if that has one for this
+    /// failure and the request has the time.
+    pub(super) fn ask_next_judge(&mut self, now_us: u64) -> bool {
+        let (Some(aside), Some(last)) = (&self.aside, self.attempts.last()) else {
+            return false;
+        };
+        let Some(failed_by) = last.failed_by.filter(|_| self.may_go_on) else { return false };
+        if self.is_out_of_time(now_us)
+            || self.budgets_of_parked().any(|(until_us, _)| now_us >= until_us)
+        {
+            return false;
+        }
+        let judge = last.flat.clone();
+        let tries = u32::MAX;
+        let next = judge.flat().next(&aside.order, last.leaf, failed_by, tries, &|_| false);
+        let Next::Leaf(leaf) = next else { return false };
+        let reason = format!("after {} of attempt_{}", failed_by.text(), self.attempts.len());
+        self.start_judge(judge, leaf, reason, now_us);
         true
     }
 
