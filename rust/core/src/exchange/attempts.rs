@@ -346,14 +346,7 @@ impl Plan {
         }
         let at = last.leaf;
         let spent = self.spent_around(at, 0, now_us);
-        // A pooled connection may have been closed under way to us, before the provider read
-        // anything: one try on a fresh one.
-        if last.pooled
-            && last.bytes_received == 0
-            && failed_by == FailedBy::Reset
-            && !self.tried_fresh
-            && spent.is_empty()
-        {
+        if self.goes_fresh(now_us) {
             self.tried_fresh = true;
             let reason = format!("attempt_{number} met a pooled connection that closed");
             self.start(choice.clone(), at, reason.into(), now_us);
@@ -402,6 +395,20 @@ impl Plan {
                 true
             }
         }
+    }
+
+    /// Does one try on a fresh connection follow the last attempt, which has failed? Its pooled
+    /// one may have been closed under way to us, before the provider read anything.
+    pub(super) fn goes_fresh(&self, now_us: u64) -> bool {
+        let Some(last) = self.attempts.last() else { return false };
+        self.may_go_on
+            && self.aside.is_none()
+            && self.gather.is_none()
+            && last.pooled
+            && last.bytes_received == 0
+            && last.failed_by == Some(FailedBy::Reset)
+            && !self.tried_fresh
+            && self.spent_around(last.leaf, 0, now_us).is_empty()
     }
 
     /// Stop where a rule that blocks is what follows a leaf, from the `level`th config around it

@@ -246,7 +246,11 @@ impl Plan {
         }
         live.ended(attempt.live, self.worker);
         let event = self.event_of(attempt, outcome, now_us);
-        live.report(attempt.live, event, attempt.started_us, now_us);
+        // A pooled connection that closed says nothing: what its target is like, the fresh one
+        // will say, and where this was to see whether it serves again nobody else need try.
+        if !self.goes_fresh(now_us) {
+            live.report(attempt.live, event, attempt.started_us, now_us);
+        }
         if outcome == Outcome::Ok {
             if let Some(first_us) = attempt.first_us {
                 live.ttft(attempt.live, self.class, first_us.saturating_sub(sent_us), now_us);

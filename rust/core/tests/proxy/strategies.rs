@@ -494,6 +494,34 @@ fn a_probe_that_is_never_sent_leaves_its_turn_to_the_next() {
 }
 
 #[test]
+fn a_probe_on_a_pooled_connection_that_closed_goes_on_with_its_fresh_try() {
+    let mut bench = Bench::of(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
+    for _ in 0..5 {
+        served(&mut bench, &plain_chat(), &mut |model| match model {
+            "m" => fails(500, ""),
+            _ => says("x"),
+        });
+    }
+    let later_us = START_US + 6_000_000;
+    let begin = |bench: &mut Bench| {
+        let begun = bench.gate.begin(&plain_chat(), None, "192.0.2.1", later_us, 1);
+        let Begin::Plan(plan) = begun else { panic!("no plan") };
+        plan
+    };
+    let body = crate::support::BODY;
+    let mut probe = begin(&mut bench);
+    let _ = probe.send(&mut bench.gate, body, later_us);
+    assert_eq!(probe.fault(&mut bench.gate, body, Fault::Reset, later_us), Step::Failed);
+    assert_eq!(begin(&mut bench).attempts()[0].target().label, "b", "still one probe");
+    assert!(probe.next(body, later_us));
+    assert_eq!(probe.attempts()[1].target().label, "m");
+    probe.connecting(later_us);
+    let _ = probe.send(&mut bench.gate, body, later_us);
+    assert_eq!(probe.fault(&mut bench.gate, body, Fault::Reset, later_us), Step::Failed);
+    assert_eq!(begin(&mut bench).attempts()[0].target().label, "b", "it failed");
+}
+
+#[test]
 fn where_every_target_is_open_one_is_used_all_the_same() {
     let mut bench = Bench::of(&fallback(&[target(0, "m")], &json!({"retry_on": []})));
     for _ in 0..8 {
