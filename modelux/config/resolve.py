@@ -209,7 +209,7 @@ class Resolver:
                 }
             case Ensemble() as own:
                 weights = [config.targets[index] for index in places]
-                judge = None if own.judge is None else self._apart(own.judge, scope, "judge")
+                judge = None if own.judge is None else self._judge(own.judge, scope, "judge")
                 rule = own.validate
                 return {
                     "aggregation": own.aggregation,
@@ -251,8 +251,21 @@ class Resolver:
             return None
         if isinstance(accept, Rule):
             return {"rule": self._rule(accept, answers=True)}
-        judge = self._apart(accept.judge, scope, f"{path}.judge")
+        judge = self._judge(accept.judge, scope, f"{path}.judge")
         return {"judge": judge, "min_score_permille": accept.min_score}
+
+    def _judge(
+        self, target: Target | RoutingConfig, scope: "_Scope", path: str
+    ) -> dict[str, object] | None:
+        node = self._apart(target, scope, path)
+        found = None if node is None else _made_of_several(node)
+        if found is not None:
+            self._faults.add(
+                target.place,
+                f"makes its answer of several, by `{found}`: a judge says one word; name a "
+                "target, or a config that goes on only where one fails",
+            )
+        return node
 
     def _shadow(self, shadow: Shadow, scope: "_Scope") -> dict[str, object]:
         target = self._apart(shadow.target, scope, "shadow.target")
@@ -454,6 +467,15 @@ class Resolver:
             "rejected": None,
             "path": path,
         }
+
+
+def _made_of_several(node: Mapping[str, object]) -> str | None:
+    """Return the first strategy in an opened config that reads answers before it gives one."""
+    strategy, children = node.get("strategy"), node.get("children", ())
+    if strategy in {"ensemble", "cascade"}:
+        return str(strategy)
+    assert isinstance(children, list | tuple), children
+    return next(filter(None, map(_made_of_several, children)), None)
 
 
 def _within(target: Target, inner: RoutingConfig) -> RoutingConfig:

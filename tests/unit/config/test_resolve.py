@@ -694,6 +694,42 @@ def test_a_cycle_is_found_wherever_a_target_may_stand(rich: Config, value: objec
         opened(rich, {"a": value}, "a")
 
 
+@pytest.mark.parametrize("around", [[], ["fallback"]])
+@pytest.mark.parametrize("strategy", ["ensemble", "cascade"])
+@pytest.mark.parametrize("asked_by", ["ensemble", "cascade"])
+def test_a_judge_makes_its_word_of_one_answer(
+    rich: Config, asked_by: str, strategy: str, around: list[str]
+) -> None:
+    members = {"members": ["gpt-4o", "gpt-4o"]}
+    several: dict[str, object] = {
+        "ensemble": {"strategy": "ensemble", "aggregation": "first_valid", **members},
+        "cascade": {
+            "strategy": "cascade",
+            "steps": [{"target": "gpt-4o", "accept_if": "true"}, {"target": "gpt-4o"}],
+        },
+    }
+    judge: object = several[strategy]
+    for _ in around:
+        judge = {"strategy": "fallback", "attempts": ["gpt-4o", judge]}
+    asking: dict[str, object] = {
+        "ensemble": {
+            "strategy": "ensemble",
+            "aggregation": "llm_judge",
+            "judge": judge,
+            **members,
+        },
+        "cascade": {
+            "strategy": "cascade",
+            "steps": [
+                {"target": "gpt-4o", "accept_if": {"judge": judge, "min_score": 1}},
+                {"target": "gpt-4o"},
+            ],
+        },
+    }
+    with pytest.raises(ConfigError, match=f"makes its answer of several, by `{strategy}`"):
+        opened(rich, {"a": asking[asked_by]}, "a")
+
+
 def test_what_is_opened_beside_the_targets_is_bounded_too(rich: Config) -> None:
     many = [
         *[{"target": "gpt-4o", "accept_if": {"judge": "@many", "min_score": 1}}] * 20,
