@@ -427,6 +427,10 @@ fn reject(
     if let Some(reason) = capability(asking.endpoint, &provider.vendor) {
         return Some(reason);
     }
+    if asking.endpoint == Endpoint::Embeddings && flat.is_averaged(leaf) {
+        // Vectors are no numbers: known before anybody is paid.
+        return Some("no_average_of_vectors");
+    }
     if let Some(key) = &asking.subject.key
         && !flat.configs.is_empty()
         && !allows_model(key, &provider.name, &leaf.model)

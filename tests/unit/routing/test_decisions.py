@@ -369,6 +369,26 @@ def test_what_a_test_goes_by_decides_and_nothing_else(
         assert len({drawn({}, number) for number in range(50)}) == 2
 
 
+def test_nobody_is_paid_for_vectors_that_no_mean_can_be_made_of() -> None:
+    mean = config(
+        "ensemble",
+        [target(1), target(2)],
+        aggregation="weighted_average",
+        weights=[1000, 1000],
+        min_responses=1,
+    )
+    snapshot = compiled(config("fallback", [mean, target(3)]))
+    asked = decide(snapshot, {"endpoint": "embeddings"}, {})
+
+    assert [one["target"] for one in asked["order"]] == ["m-3"]
+    assert [one["reject_reason"] for one in asked["candidates"]] == [
+        "no_average_of_vectors",
+        "no_average_of_vectors",
+        None,
+    ]
+    assert [one["target"] for one in decide(snapshot, {}, {})["order"]] == ["m-1", "m-2", "m-3"]
+
+
 @pytest.mark.parametrize(
     ("facts", "state", "told"),
     [

@@ -357,6 +357,14 @@ impl Flat {
         }
     }
 
+    /// Is what this leaf says made into a mean of numbers?
+    pub(crate) fn is_averaged(&self, leaf: &Leaf) -> bool {
+        leaf.around.iter().any(|around| match &self.configs[around.config].own {
+            Own::Ensemble(ensemble) => ensemble.aggregation == Aggregation::WeightedAverage,
+            _ => false,
+        })
+    }
+
     /// Why a rule blocks, in the words of the config; None where it does not.
     pub(crate) fn block_reason(&self, config: usize, rule: usize) -> Option<&str> {
         match &self.configs[config].own {
