@@ -130,6 +130,23 @@ steps = [
   { target = "sim/s-2" },
 ]
 
+[routes.steps-facts]
+strategy = "cascade"
+steps = [
+  { target = "sim/sf-1", accept_if = '''
+      response.output_tokens == 5 && response.finish_reason == 'stop'
+      && response.text.startsWith('hello') && !response.json_valid
+      && response.tool_calls == 0 && response.refusal == null
+    ''' },
+  { target = "sim/s-2" },
+]
+
+[routes.first-short]
+strategy = "ensemble"
+aggregation = "first_valid"
+validate = "response.output_tokens < 4"
+members = ["sim/sf-1", "sim/sf-2"]
+
 [routes.judged]
 strategy = "cascade"
 steps = [
@@ -537,6 +554,18 @@ def test_a_step_stands_or_is_followed_by_the_next(
     assert (answer.text, answer.model, answer.attempts) == ("dear", "s-2", 2)
     trace = gateway.trace(answer.request_id)
     assert float(trace["cost"]["total_usd"]) == pytest.approx(0.00103)
+
+
+@both
+def test_a_rule_reads_all_that_an_answer_says(
+    client: openai.OpenAI, simulator: Simulator, *, stream: bool
+) -> None:
+    good, other = "text=hello there my dear friend", "text=hello there my friend"
+    with told(simulator, {"sf-1": good, "sf-2": "text=so short"}):
+        assert ask(client, "@steps-facts", stream=stream).model == "sf-1"
+        assert ask(client, "@first-short", stream=stream).text == "so short"
+    with told(simulator, {"sf-1": other}):
+        assert ask(client, "@steps-facts", stream=stream).model == "s-2"
 
 
 @both

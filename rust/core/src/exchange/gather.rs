@@ -311,10 +311,6 @@ impl Plan {
         }
     }
 
-    fn said(&self, parked: &Parked) -> Said {
-        answers::said(&parked.body, parked.is_stream, self.endpoint.shape())
-    }
-
     /// Give the judge what it has to judge. False where there is nothing to pick from.
     pub fn brief_judge(&mut self, request_body: &[u8], judge: &mut Self) -> bool {
         let Some(gather) = &mut self.gather else { return false };

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::{AnswerHead, Delimited, Gate, Plan, Step, Verdict};
-use crate::answers;
+use crate::answers::{self, Said};
 use crate::attempt::{Outcome, Role};
 use crate::request::FlatRef;
 use crate::routing::state::{State, Tokens};
@@ -94,6 +94,17 @@ impl Plan {
         self.check_from(gate, request_body, 0, now_us)
     }
 
+    /// What an answer that is parked says.
+    pub(super) fn said(&self, parked: &Parked) -> Said {
+        let said = answers::said(&parked.body, parked.is_stream, self.endpoint.shape());
+        // The event that tells a stream's usage is cut out where the caller did not ask for it.
+        let usage = self.attempts[parked.attempt].usage;
+        Said {
+            output_tokens: usage.map(|usage| usage.output_sum()).or(said.output_tokens),
+            ..said
+        }
+    }
+
     /// Park what an ensemble came to, and ask the cascades around it.
     pub(super) fn weigh_gathered(
         &mut self,
@@ -129,7 +140,7 @@ impl Plan {
             (attempt.flat.clone(), attempt.leaf)
         };
         let outermost = self.member_of.and_then(|(own, _)| self.level_of(parked.attempt, own));
-        let said = answers::said(&parked.body, parked.is_stream, self.endpoint.shape());
+        let said = self.said(parked);
         let around = &flat.flat().leaves[leaf].around;
         for around in around.iter().take(outermost.unwrap_or(around.len())).skip(level) {
             let Own::Cascade { accepts } = &flat.flat().configs[around.config].own else {
@@ -212,7 +223,7 @@ impl Plan {
         now_us: u64,
     ) -> bool {
         let Some(parked) = &self.parked else { return false };
-        let said = answers::said(&parked.body, parked.is_stream, self.endpoint.shape());
+        let said = self.said(parked);
         let unix_us = self.unix_now_us(now_us);
         let world = self.world.clone();
         let decision = world.route(&self.asking(now_us, unix_us), &judge, Vec::new());
