@@ -299,6 +299,9 @@ class Local:
     def head_only(self) -> bool: ...
     @property
     def http_1_0(self) -> bool: ...
+    @property
+    def lines(self) -> bytes:
+        """Head lines besides the id."""
 
 @final
 class Refused:

@@ -56,6 +56,7 @@ def local(answer: Local, unix_us: UnixUs, *, keep_alive: bool) -> bytes:
         b"X-Modelux-Request-Id: "
         + answer.id.encode()
         + b"\r\n"
+        + answer.lines
         + _persistence(http_1_0=answer.http_1_0, keep_alive=keep_alive),
         keep_alive=keep_alive,
         head_only=answer.head_only,

@@ -35,6 +35,10 @@ aggregation = "first_valid"
 members = ["sim/d-1", "sim/d-2"]
 shadow = { target = "sim/d-2", percent = 100 }
 
+[routes.arms]
+strategy = "ab_test"
+variants = [{ name = "only", weight = 1, target = "sim/d-1" }]
+
 [routes.vectors]
 strategy = "fallback"
 attempts = ["sim/text-embedding-ada-002", "sim/text-embedding-3-small"]
@@ -113,6 +117,22 @@ def test_a_streamed_dry_run_says_it_in_its_first_chunk(
     assert asked(simulator) == []
 
 
+def test_a_dry_run_carries_the_headers_of_its_decision(gateway: Gateway) -> None:
+    reply = call(gateway.port, chat_body("@arms"), path="/v1/dry-run")
+    assert reply.header("x-modelux-config") == "@arms (v1)"
+    decision = reply.json()["modelux"]["decision"]
+    assert reply.header("x-modelux-ab-variant") == decision["variant"] == "only"
+    assert decision["summary"] == "ab_test -> attempt_1"
+
+
+def test_a_refused_request_has_the_same_members_in_its_decision(gateway: Gateway) -> None:
+    served = call(gateway.port, chat_body("@arms"))
+    refused = call(gateway.port, chat_body("@nowhere"))
+    assert (served.status, refused.status) == (200, 404)
+    members = [set(gateway.trace(one.request_id)["decision"]) for one in (served, refused)]
+    assert members[0] == members[1]
+
+
 def test_the_path_of_its_own_does_what_the_header_does(
     gateway: Gateway, simulator: Simulator
 ) -> None:
@@ -133,7 +153,11 @@ def test_a_dry_run_tells_what_a_budget_would_say(client: openai.OpenAI) -> None:
 def test_a_dry_run_is_blocked_by_the_rule_that_would_block(client: openai.OpenAI) -> None:
     answer = _dry(client, "@ruled", tags="tier=banned")
     assert answer.modelux["attempts"] == []
-    assert answer.modelux["decision"]["rules"][0]["result"] is True
+    decision = answer.modelux["decision"]
+    assert decision["rules"][0]["result"] is True
+    assert decision["reason"].startswith("rules[0] blocks: ")
+    assert decision["summary"] == "custom_rules -> none"
+    assert decision["path"] == ["@ruled (v1)"]
 
 
 def test_completions_and_embeddings_are_tried_dry_in_their_own_shape(

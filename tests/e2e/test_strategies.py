@@ -378,7 +378,7 @@ def test_the_first_valid_answer_serves_and_the_losers_are_cancelled(
     client: openai.OpenAI, gateway: Gateway, simulator: Simulator, *, stream: bool
 ) -> None:
     slow = f"first_byte_ms={LONG_MS}"
-    with told(simulator, {"e-1": slow, "e-2": "text=me first", "e-3": slow}):
+    with told(simulator, {"e-1": slow, "e-2": "text=me first;first_byte_ms=150", "e-3": slow}):
         answer = ask(client, "@first", stream=stream)
     assert (answer.text, answer.model) == ("me first", "e-2")
     for loser in ("e-1", "e-3"):

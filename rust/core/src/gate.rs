@@ -11,6 +11,7 @@ use std::rc::Rc;
 use crate::answers;
 use crate::cells::{Cell, Cells, Mode};
 use crate::exchange::{InFlight, Plan};
+use crate::fields::push_rate;
 use crate::head::{self, Framing, Parse};
 use crate::holds::{Group, Holds};
 use crate::ids::Ids;
@@ -70,6 +71,8 @@ pub struct Local {
     pub http_1_0: bool,
     /// UUIDv7 as text.
     pub id: String,
+    /// Head lines of ours besides the id.
+    pub lines: Vec<u8>,
 }
 
 /// A refused request: what to say and what to write into the record.
@@ -367,6 +370,8 @@ impl Gate {
                 self.holds.balance(key)
             });
         let told = record::dry_run(&plan, &attempts, &budgets);
+        let mut lines = Vec::new();
+        plan.push_lines(&mut lines);
         let subject = plan.subject();
         let body = match plan.endpoint {
             Endpoint::Embeddings => {
@@ -390,6 +395,7 @@ impl Gate {
             head_only: false,
             http_1_0: ending.http_1_0,
             id: subject.id.clone(),
+            lines,
         })
     }
 
@@ -537,6 +543,7 @@ impl Gate {
             head_only: head.method == "HEAD",
             http_1_0: head.minor_version == 0,
             id: request.subject.id.clone(),
+            lines: Vec::new(),
         })
     }
 
@@ -618,6 +625,10 @@ impl Ending {
 }
 
 fn local(request: Request<'_, '_>, body: Vec<u8>, ending: Ending) -> Begin {
+    let mut lines = Vec::new();
+    if let Some(rate) = &request.rate {
+        push_rate(rate, &mut lines);
+    }
     Begin::Local(Local {
         status: 200,
         body,
@@ -627,6 +638,7 @@ fn local(request: Request<'_, '_>, body: Vec<u8>, ending: Ending) -> Begin {
         head_only: ending.head_only,
         http_1_0: ending.http_1_0,
         id: request.subject.id,
+        lines,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::digits::{push_number, push_usd};
 use crate::exchange::{DryAttempt, DryBudget, Plan, Tally};
 use crate::gate::Refused;
 use crate::ring::{Bodies, RingWriter};
-use crate::routing::decide::{Candidate, RuleResult};
+use crate::routing::decide::{Candidate, RuleResult, Stop};
 use crate::routing::state::{Health, Keys, TargetState, Tokens};
 use crate::routing::{Flat, Leaf, Strategy};
 use crate::snapshot::{Snapshot, StoreBodies};
@@ -328,6 +328,13 @@ pub(crate) fn refused(
         object.text(key!("summary"), "refused");
         object.empty_list(key!("path"));
         object.empty_list(key!("candidates"));
+        object.empty_list(key!("rules"));
+        object.null(key!("variant"));
+        object.null(key!("downgraded_from"));
+        object.null(key!("fitted_to"));
+        object.null(key!("tokens_by"));
+        object.object(key!("inputs"), |_| {});
+        object.null(key!("state_ref"));
     });
     record.empty_list(key!("attempts"));
     record.close();
@@ -462,14 +469,14 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
     let sole = own == 1 && served && plan.budgets.downgraded.is_none();
     let is_first = decision.order.first() == Some(&0);
     let reason: Cow<'static, str> = match flat.strategy {
+        _ if plan.attempts.is_empty() && decision.order.is_empty() => why_nobody(plan),
         Strategy::Direct if sole => "model named by the caller".into(),
         Strategy::Single if sole => "the only target".into(),
         Strategy::Fallback if sole && is_first => "primary healthy".into(),
         Strategy::Fallback | Strategy::Single | Strategy::Direct if !plan.is_dry => {
             told(plan).into()
         }
-        _ if plan.is_dry => plan.first_reason(),
-        _ if plan.attempts.is_empty() => "nobody may serve".into(),
+        _ if plan.is_dry || plan.attempts.is_empty() => plan.first_reason(),
         _ if sole => plan.attempts[0].reason.clone(),
         _ => format!("{}: {}", plan.attempts[0].reason, told(plan)).into(),
     };
@@ -480,17 +487,26 @@ fn push_decision(object: &mut Object<'_>, plan: &Plan, served: bool) {
         }
         None => object.text(key!("reason"), &reason),
     }
+    let name = flat.strategy.name();
     let summary = if served {
-        format!("{} -> attempt_{}", flat.strategy.name(), plan.serving() + 1)
+        format!("{name} -> attempt_{}", plan.serving() + 1)
+    } else if plan.is_dry && plan.choice.first().is_some() {
+        format!("{name} -> attempt_1")
     } else {
-        format!("{} -> none", flat.strategy.name())
+        format!("{name} -> none")
     };
     object.text(key!("summary"), &summary);
     let leaf = match plan.attempts.get(plan.serving()) {
         Some(attempt) => Some(attempt.target()),
         None => plan.choice.first().map(|leaf| &flat.leaves[leaf]),
     };
-    let path = leaf.map_or(&[][..], |leaf| &leaf.path);
+    let path = match (leaf, decision.stopped) {
+        (Some(leaf), _) => &leaf.path,
+        (None, Some(Stop::Blocked(config, _) | Stop::NoRule(config))) => {
+            &flat.configs[config].path
+        }
+        (None, None) => flat.configs.first().map_or(&[][..], |config| &config.path),
+    };
     object.list(key!("path"), path.iter(), |out, step| push_json_text(out, step));
     let left = downgraded.map(|downgraded| &downgraded.choice);
     let choices = || left.into_iter().chain(std::iter::once(&plan.choice));
@@ -564,6 +580,17 @@ pub(crate) fn push_rule(out: &mut Vec<u8>, flat: &Flat, result: &RuleResult) {
 }
 
 /// How each attempt went: `primary timeout, secondary healthy`.
+fn why_nobody(plan: &Plan) -> Cow<'static, str> {
+    match plan.choice.decision.stopped {
+        Some(Stop::Blocked(config, rule)) => {
+            let why = plan.choice.flat.flat().block_reason(config, rule).unwrap_or_default();
+            format!("rules[{rule}] blocks: {why}").into()
+        }
+        Some(Stop::NoRule(_)) => "no rule matched".into(),
+        None => "nobody may serve".into(),
+    }
+}
+
 fn told(plan: &Plan) -> String {
     let attempts = plan.attempts.iter().enumerate();
     let attempts = attempts.filter(|(_, attempt)| attempt.role != Role::Shadow);

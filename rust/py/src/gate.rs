@@ -75,6 +75,8 @@ struct Local {
     http_1_0: bool,
     #[pyo3(get)]
     id: String,
+    #[pyo3(get)]
+    lines: Py<PyBytes>,
 }
 
 /// A refused request.
@@ -350,6 +352,7 @@ fn answer_without_plan(py: Python<'_>, begun: Begin) -> PyResult<Py<PyAny>> {
                 head_only: local.head_only,
                 http_1_0: local.http_1_0,
                 id: local.id,
+                lines: PyBytes::new(py, &local.lines).unbind(),
             };
             Ok(Py::new(py, answer)?.into_any())
         }

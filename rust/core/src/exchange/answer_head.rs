@@ -80,11 +80,16 @@ impl Plan {
         out.extend_from_slice(b"X-Modelux-Request-Id: ");
         out.extend_from_slice(self.subject.id.as_bytes());
         out.extend_from_slice(b"\r\n");
-        push_config(&self.subject, out);
         if self.http_1_0 && self.keep_alive {
             // What HTTP/1.1 need not say.
             out.extend_from_slice(b"connection: keep-alive\r\n");
         }
+        self.push_lines(out);
+    }
+
+    /// Those of them that say something of the request.
+    pub(crate) fn push_lines(&self, out: &mut Vec<u8>) {
+        push_config(&self.subject, out);
         if let Some(rate) = self.rate {
             push_rate(&rate, out);
         }

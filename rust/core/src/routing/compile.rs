@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) own: Own,
     /// To the first content byte of what it does.
     pub(crate) timeout_ms: u64,
+    /// The names that it stands in, its own the last.
+    pub(crate) path: Vec<String>,
     /// What counts how often each of its children was chosen.
     pub(crate) marks: Vec<String>,
 }
@@ -299,6 +301,7 @@ impl Compiler<'_> {
             children: Vec::new(),
             own: Own::List,
             timeout_ms: limits.timeout_ms.unwrap_or(TIMEOUT_MS).min(LIMIT_MS_MAX),
+            path: within.path.clone(),
             marks: Vec::new(),
         });
         let mut children = Vec::with_capacity(config.children.len());
