@@ -228,9 +228,11 @@ def _read_ab_test(at: _At) -> tuple[tuple[Node, ...], AbTest]:
     variants: list[Variant] = []
     targets: list[Node] = []
     names: list[str] = []
+    weights: list[object] = []
     for place, item in at.items():
         table = read_table(item, place, at.reading)
         values = read_options(Variant, table, place, at.reading)
+        weights.append(table.get("weight"))
         check_keys(table, {*values, "target"}, place, at.reading, table="")
         name = str(values["name"])
         if name and name in names:
@@ -243,7 +245,7 @@ def _read_ab_test(at: _At) -> tuple[tuple[Node, ...], AbTest]:
         if target is not None:
             variants.append(build(Variant, values))
             targets.append(target)
-    if variants and len(variants) == len(names) and not any(one.weight for one in variants):
+    if weights and all(weight == 0 for weight in weights):
         at.fault(join(at.place, "variants"), "all have the weight 0; give one of them more")
     values = at.options(AbTest)
     sticky = values["sticky_by"]

@@ -173,6 +173,10 @@ def ensemble(**more: object) -> dict[str, object]:
             ab_test(arm(weight=-1)),
             "r.variants[0].weight: -1 is out of range: from 0 to 1000000",
         ),
+        (
+            ab_test(arm(weight=float("nan"))),
+            "r.variants[0].weight: nan is out of range: from 0 to 1000000",
+        ),
         (ab_test(arm(weight=0.001)), "r.variants[0].weight: 0.001 has more than 2 decimals"),
         (ab_test({"name": "a", "weight": 1}), "r.variants[0].target: is missing"),
         (ab_test(arm(), sticky_by="user"), 'r.sticky_by: "user" is none of'),

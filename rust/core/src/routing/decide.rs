@@ -518,6 +518,7 @@ impl Decision {
 }
 
 fn left_out(flat: &Flat, chosen: &[Option<usize>], leaf: usize) -> &'static str {
+    let mut why = "not_chosen";
     for around in flat.leaves[leaf].around.iter().rev() {
         let config = &flat.configs[around.config];
         match (&config.own, chosen[around.config]) {
@@ -528,11 +529,12 @@ fn left_out(flat: &Flat, chosen: &[Option<usize>], leaf: usize) -> &'static str 
                 return "rule_not_matched";
             }
             (Own::Rules { .. }, None) => return "rule_not_matched",
-            (Own::Ensemble(_), _) => return "too_few_members",
+            // Unless something inside of the member leaves it out.
+            (Own::Ensemble(_), _) => why = "too_few_members",
             _ => {}
         }
     }
-    "not_chosen"
+    why
 }
 
 /// Whom an A/B test goes by; without that subject it is the request.

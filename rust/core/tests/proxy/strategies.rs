@@ -585,6 +585,26 @@ fn a_key_that_was_refused_serves_once_the_other_has_to_wait_and_nobody_else_is_l
 }
 
 #[test]
+fn a_member_whose_rule_leads_elsewhere_is_left_out_by_that_rule() {
+    let own = json!({"rules": [
+        {"if": rule("tags.q == 'z'"), "then": 0, "block": null, "path": "rules[0]"},
+        {"if": null, "then": 1, "block": null, "path": "rules[1]"}]});
+    let inner = config("custom_rules", &[target(0, "a"), target(1, "b")], &own);
+    let both = json!({"aggregation": "first_valid"});
+    let mut bench = Bench::of(&config("ensemble", &[inner, target(0, "m")], &both));
+    let mut plan = bench.plan(&plain_chat());
+    let _ = plan.fault(&mut bench.gate, b"", Fault::CallerGone, START_US);
+    let record = bench.record();
+    let reasons: Vec<&Value> = record["decision"]["candidates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|candidate| &candidate["reject_reason"])
+        .collect();
+    assert_eq!(reasons, [&json!("rule_not_matched"), &Value::Null, &Value::Null]);
+}
+
+#[test]
 fn a_target_whose_only_key_has_to_wait_is_passed_over_until_then() {
     let mut bench = Bench::of(&fallback(&[target(0, "m"), target(1, "b")], &json!({})));
     served(&mut bench, &plain_chat(), &mut |model| match model {
