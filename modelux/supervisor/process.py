@@ -326,7 +326,9 @@ class Supervisor:
         self._publication = None
         fault = outcome.fault
         try:
-            if fault is None:
+            # A reload is published though nothing in it changed: what it refers to, as the
+            # files with keys, may have, and workers read that when they take a snapshot.
+            if fault is None and (waiting.is_reload or waiting.blob != self._blob):
                 self._publish(shared, waiting.blob)
         except StoreError as failure:
             fault = str(failure)
@@ -336,8 +338,6 @@ class Supervisor:
             self._log.error("republish_refused", fault=fault)
 
     def _publish(self, shared: Shared, blob: bytes) -> None:
-        if blob == self._blob:
-            return
         generation = shared.store.publish(blob)
         self._blob = blob
         shared.cells.set("snapshot_generation", generation)

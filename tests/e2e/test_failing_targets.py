@@ -7,6 +7,7 @@ provider's ledger, which knows which key each request had.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 import openai
@@ -142,6 +143,31 @@ def test_where_all_are_open_one_is_used_rather_than_none(
                 ask(client, "@alone")
     assert len(asked(simulator)) == FAILURES_TO_OPEN + 2
     assert ask(client, "@alone").model == "alone"
+
+
+# --- credentials ---------------------------------------------------------------------------
+
+
+def test_a_key_whose_file_changed_is_used_from_the_reload_on(
+    simulator: Simulator, checking: Simulator, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("sk-simulated-expired-0a1b2c3d4e5f", "utf-8")
+    key.chmod(0o600)
+    config = (
+        PROJECT
+        + provider_table("sim", simulator.base_url())
+        + '[providers.rotated]\nvendor = "openai_compatible"\n'
+        f'base_url = "{checking.base_url()}"\napi_key = "file:{key}"\n\n'
+        '[routes.rotated]\nstrategy = "fallback"\n'
+        'attempts = ["rotated/model", "sim/steady"]\n\n'
+    )
+    with serve(tmp_path, config) as gateway, sdk(gateway) as client:
+        assert [ask(client, "@rotated").model for _ in range(2)] == ["steady"] * 2
+        key.write_text(SECOND_KEY, "utf-8")
+        assert gateway.run("check", "--apply").returncode == 0
+        # At once, though the one before it was refused within the last minute.
+        until(lambda: ask(client, "@rotated").model == "model", what="the new key")
 
 
 # --- several credentials -------------------------------------------------------------------
