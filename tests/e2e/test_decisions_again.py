@@ -40,7 +40,7 @@ variants = [
 [routes.rules]
 strategy = "custom_rules"
 rules = [
-  { if = "budget.used_pct > 0.5", then = "@cost" },
+  { if = "budget.used_pct > 0.5 and tags.way == 'slow'", then = "@cost" },
   { if = "latency['sim/f-1'].ttft_ms > 0.5 and tags.way == 'fast'", then = "@fast" },
   { if = "health['sim/bad'].state == 'open'", then = "@arms" },
   { if = "request.input_tokens > 60", then = "sim/v-2" },
@@ -56,7 +56,7 @@ min_responses = 2
 [[budgets]]
 name = "all"
 scope = { type = "project", id = "default" }
-cap_usd = 0.03
+cap_usd = 0.01
 action = "warn_only"
 period = "monthly"
 """
