@@ -1,7 +1,9 @@
 """What stands in a routing config, for people: what of it is counted, what is hardly meant."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from modelux._native import check_rule, evaluate_rule
 from modelux.config.model import (
@@ -21,6 +23,15 @@ from modelux.config.read import join, shown
 from modelux.config.resolve import LiveRoute, cheapest_models
 from modelux.config.routing import REFERENCE
 from modelux.config.strategies import WEIGHED, Node, target_paths
+
+Ways = frozenset[frozenset[str]]
+
+_WORD: Final = re.compile(
+    r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[\w.]+|&&|\|\||[=!<>]=|\S""", re.DOTALL
+)
+_SPELLINGS: Final = {"and": "&&", "or": "||"}
+_OPEN: Final = frozenset("([")
+_CLOSE: Final = frozenset(")]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,21 +215,81 @@ def _weightless(targets: Iterable[Node]) -> Iterator[str]:
 
 def _rule_remarks(own: CustomRules, place: str) -> Iterator[str]:
     """Yield rules that can never be reached, or never match."""
-    texts: dict[str, int] = {}
+    before: list[tuple[int, Ways]] = []
     always: int | None = None
     for index, case in enumerate(own.rules):
         text = "" if case.condition is None else case.condition.text.strip()
+        ways = ways_to_match(text)
         verdict = None if case.condition is None else _constant(case.condition)
         if always is not None:
             yield f"{place}[{index}]: is never reached: rules[{always}] always matches"
-        elif text in texts:
-            yield f"{place}[{index}]: never decides: rules[{texts[text]}] asks the same before"
+        elif (same := next((at for at, other in before if other == ways), None)) is not None:
+            yield f"{place}[{index}]: never decides: rules[{same}] asks the same before"
+        elif (
+            wider := next((at for at, other in before if _covers(other, ways)), None)
+        ) is not None:
+            yield (
+                f"{place}[{index}]: is never reached: rules[{wider}] matches all that it would"
+            )
         elif verdict == "false":
             yield f"{place}[{index}]: never matches: {shown(text)} is never true"
         if verdict == "true" and always is None:
             always = index
         if text:
-            texts.setdefault(text, index)
+            before.append((index, ways))
+
+
+def ways_to_match(text: str) -> Ways:
+    """Return the ways in which an expression can be true: of each, all that has to hold.
+
+    What is joined by `||` are ways, what is joined by `&&` has to hold together. Only the
+    outermost level is looked at, and all else is compared by its text: so what is found to be
+    covered is, and some that is goes unfound.
+    """
+    words = _bare([_SPELLINGS.get(word, word) for word in _WORD.findall(text)])
+    if not words:
+        return frozenset()
+    if "?" in _outermost(words):
+        return frozenset({frozenset({" ".join(words)})})
+    return frozenset(
+        frozenset(" ".join(_bare(part)) for part in _split(_bare(way), "&&"))
+        for way in _split(words, "||")
+    )
+
+
+def _covers(wider: Ways, narrower: Ways) -> bool:
+    """Whether something that holds in each way of the one is enough for the other."""
+    return bool(narrower) and all(any(way <= one for way in wider) for one in narrower)
+
+
+def _depths(words: Sequence[str]) -> Iterator[int]:
+    depth = 0
+    for word in words:
+        depth -= word in _CLOSE
+        yield depth
+        depth += word in _OPEN
+
+
+def _outermost(words: Sequence[str]) -> list[str]:
+    return [word for word, depth in zip(words, _depths(words), strict=True) if depth == 0]
+
+
+def _bare(words: list[str]) -> list[str]:
+    """Take off the parentheses that are around all of it."""
+    while words[:1] == ["("] and all(list(_depths(words))[1:-1]) and words[-1] == ")":
+        words = words[1:-1]
+    return words
+
+
+def _split(words: Sequence[str], between: str) -> Iterator[list[str]]:
+    part: list[str] = []
+    for word, depth in zip(words, _depths(words), strict=True):
+        if depth == 0 and word == between:
+            yield part
+            part = []
+        else:
+            part.append(word)
+    yield part
 
 
 def _constant(rule: Rule) -> str | None:

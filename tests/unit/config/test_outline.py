@@ -44,6 +44,26 @@ def rules(*conditions: str, other: object = "a") -> dict[str, object]:
             ["r.rules[1]: never decides: rules[0] asks the same before"],
         ),
         (
+            rules("tags.a == 'b' && request.stream", "request.stream and tags.a=='b'"),
+            ["r.rules[1]: never decides: rules[0] asks the same before"],
+        ),
+        (
+            rules("tags.a == 'b'", "request.stream && (tags.a == 'b')"),
+            ["r.rules[1]: is never reached: rules[0] matches all that it would"],
+        ),
+        (
+            rules(
+                "request.stream || (request.has_tools && tags.a == 'b')",
+                "(request.has_tools && request.stream)",
+                "request.has_tools",
+                "tags.a == 'b' && request.has_images || tags.a == 'c' && request.stream",
+                "tags.a == 'b' ? request.stream : request.has_tools && request.stream",
+                "tags.a == 'x || request.stream'",
+                "size(tags.a) > 2 && !(request.stream || request.has_tools)",
+            ),
+            ["r.rules[1]: is never reached: rules[0] matches all that it would"],
+        ),
+        (
             rules("1 < 2", "request.stream"),
             [
                 "r.rules[1]: is never reached: rules[0] always matches",
