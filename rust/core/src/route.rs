@@ -137,12 +137,13 @@ impl World {
         budgets: Vec<BudgetState>,
     ) -> Decision {
         let unix_s = i64::try_from(asking.unix_us / 1_000_000).unwrap_or(i64::MAX);
-        let memo = (flat.needs.costs || flat.needs.named || asking.is_dry)
-            .then(|| memo(&self.catalogue, asking.snapshot, flat, unix_s));
+        // A trace tells of each candidate what it would have cost and how fast it has been, whether
+        // the strategy asked or not; a target that the caller named has no rivals.
+        let is_compared = !flat.configs.is_empty() || asking.is_dry;
+        let memo = is_compared.then(|| memo(&self.catalogue, asking.snapshot, flat, unix_s));
         let rejects = rejects(&self.catalogue, asking, flat);
         let class = size_class(asking.facts);
-        let has_costs = flat.needs.costs || asking.is_dry;
-        let has_latency = flat.needs.latency || asking.is_dry;
+        let is_learnt = flat.needs.costs || flat.needs.named || asking.is_dry;
         let ids = self.ids(asking.snapshot, flat);
         let leaves = flat
             .leaves
@@ -151,9 +152,10 @@ impl World {
             .map(|(at, leaf)| {
                 let provider = &asking.snapshot.providers[leaf.provider];
                 let ids = &ids[at];
-                let mut state = self.target(asking, provider, leaf, ids, class, has_latency);
-                if let (true, Some(memo)) = (has_costs, &memo) {
-                    self.price(asking, provider, leaf, ids, &memo.leaves[at], &mut state);
+                let mut state = self.target(asking, provider, leaf, ids, class, is_compared);
+                if let Some(memo) = &memo {
+                    let known = &memo.leaves[at];
+                    self.price(asking, provider, leaf, ids, (known, is_learnt), &mut state);
                 }
                 state
             })
@@ -169,7 +171,8 @@ impl World {
                     let leaf = Flat::direct(named.provider, &named.model, &named.model);
                     let leaf = &leaf.leaves[0];
                     let mut state = self.target(asking, provider, leaf, ids, class, true);
-                    self.price(asking, provider, leaf, ids, known, &mut state);
+                    state.p50_ms = self.live.p50_ms(ids.target, asking.now_us);
+                    self.price(asking, provider, leaf, ids, (known, true), &mut state);
                     state
                 })
                 .collect(),
@@ -254,6 +257,8 @@ impl World {
             let seen = live.read_class(target, class, asking.now_us);
             state.ttft_us = seen.ttft_us;
             state.total_us = seen.total_us;
+        }
+        if asking.is_dry {
             state.p50_ms = live.p50_ms(target, asking.now_us);
         }
         state
@@ -305,14 +310,15 @@ impl World {
         }
     }
 
-    /// What the request would cost there.
+    /// What the request would cost there: by what this route has learnt of its answers and of the
+    /// provider's cache, or, where nothing of that is kept, by what is thought of an unknown one.
     fn price(
         &self,
         asking: &Asking<'_>,
         provider: &Provider,
         leaf: &Leaf,
         ids: &Ids,
-        known: &Known,
+        (known, is_learnt): (&Known, bool),
         state: &mut TargetState,
     ) {
         let facts = asking.facts;
@@ -327,24 +333,27 @@ impl World {
             asking.snapshot.server.limit_defaults(),
         );
         let limit = limit.map_or(0, |limit| limit.limit).saturating_mul(facts.n.unwrap_or(1));
-        let project = asking.asked().project;
-        let slug = asking.subject.route.as_ref().map_or("", |(route, _)| route.slug.as_str());
-        let live = &self.live;
-        let learnt = live.route_target(project, slug, &provider.name, &leaf.model);
-        state.output_tokens = share(limit, live.output_share(learnt));
-        let target = ids.target;
-        let warm = match asking.prefix {
-            0 => 0,
-            prefix => live.warm_tokens(prefix, target, asking.now_us),
-        };
-        state.cached_tokens = if warm > 0 {
-            warm.min(state.input_tokens)
-        } else if asking.prefix == 0 {
-            share(state.input_tokens, live.cached_share(learnt, asking.now_us))
-        } else {
-            // This conversation has not been there, whatever others had cached.
-            0
-        };
+        state.output_tokens = share(limit, live::OUTPUT_SHARE_START);
+        if is_learnt {
+            let project = asking.asked().project;
+            let route = asking.subject.route.as_ref();
+            let slug = route.map_or("", |(route, _)| route.slug.as_str());
+            let live = &self.live;
+            let learnt = live.route_target(project, slug, &provider.name, &leaf.model);
+            state.output_tokens = share(limit, live.output_share(learnt));
+            let warm = match asking.prefix {
+                0 => 0,
+                prefix => live.warm_tokens(prefix, ids.target, asking.now_us),
+            };
+            state.cached_tokens = if warm > 0 {
+                warm.min(state.input_tokens)
+            } else if asking.prefix == 0 {
+                share(state.input_tokens, live.cached_share(learnt, asking.now_us))
+            } else {
+                // This conversation has not been there, whatever others had cached.
+                0
+            };
+        }
         let usage = Usage {
             input_tokens: state.input_tokens - state.cached_tokens,
             cached_tokens: state.cached_tokens,

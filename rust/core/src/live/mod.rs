@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use credential::CredentialRow;
 pub use layout::TARGETS_MAX;
+pub use learnt::OUTPUT_SHARE_START;
 pub use mark::MarkView;
 pub use target::{
     Averages, Change, ClassView, Health, Percentiles, SizeClass, TargetRow, TargetView,

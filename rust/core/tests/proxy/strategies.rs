@@ -118,6 +118,19 @@ fn the_cheapest_for_this_request_serves_and_the_others_follow_by_price() {
 }
 
 #[test]
+fn a_list_is_told_with_costs_and_latencies_too() {
+    let mut bench = Bench::new(&priced(&fallback(&three(), &json!({}))));
+    served(&mut bench, &plain_chat(), &mut |_| says("x"));
+    let record = served(&mut bench, &plain_chat(), &mut |_| says("x"));
+    let candidates = record["decision"]["candidates"].as_array().unwrap();
+    assert!(candidates.iter().all(|one| one["est_cost_usd"].is_string()), "{candidates:?}");
+    assert!(candidates[0]["latency_ms"].is_number(), "{candidates:?}");
+    assert!(candidates[1]["latency_ms"].is_null(), "{candidates:?}");
+    // They are shown, and had no say.
+    assert!(record["decision"]["inputs"].get("targets").is_none());
+}
+
+#[test]
 fn a_target_without_a_price_is_not_the_cheapest() {
     let children = [target(0, "m"), target(1, "m")];
     let config = config("cost_optimized", &children, &json!({}));
