@@ -460,7 +460,7 @@ fn fast_fields<'b>(
         if seen[line_end] != b'\r' || header.name.len() > NAME_BYTES_MAX {
             return None;
         }
-        rules.field(header.name.as_bytes(), header.value).ok()?;
+        rules.field(header.name.as_bytes(), header.value, &seen[value_end..line_end]).ok()?;
         *field = Field {
             name_start: narrow(name_start),
             name_end: narrow(name_start + header.name.len()),

@@ -158,6 +158,8 @@ fn the_framing_fields_leave_no_choice() {
         ("Transfer-Encoding: chunked, chunked\r\n", HeadFault::Coding),
         ("Transfer-Encoding: gzip, chunked\r\n", HeadFault::Coding),
         ("Transfer-Encoding: identity\r\n", HeadFault::Coding),
+        ("Transfer-Encoding: chunked\t\r\n", HeadFault::Coding),
+        ("Transfer-Encoding: chunked \t \r\n", HeadFault::Coding),
         ("Transfer-Encoding: \x0bchunked\r\n", HeadFault::Value),
         ("Transfer-Encoding:\r\n", HeadFault::Coding),
     ] {

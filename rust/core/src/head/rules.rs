@@ -47,7 +47,13 @@ impl<'b> Rules<'b> {
         target_place(method, target)
     }
 
-    pub(super) fn field(&mut self, name: &[u8], value: &'b [u8]) -> Result<(), HeadFault> {
+    /// Take in one field; `after` are the blanks behind its value.
+    pub(super) fn field(
+        &mut self,
+        name: &[u8],
+        value: &'b [u8],
+        after: &[u8],
+    ) -> Result<(), HeadFault> {
         // By length first: of the fields that SDKs send, few get past it.
         match name.len() {
             4 if name.eq_ignore_ascii_case(b"host") && self.is_request => {
@@ -78,7 +84,8 @@ impl<'b> Rules<'b> {
                 Some(Framing::Chunked) => return Err(HeadFault::CodingTwice),
                 Some(_) => return Err(HeadFault::LengthWithCoding),
                 None if self.minor_version == 0 => return Err(HeadFault::CodingVersion),
-                None if value.eq_ignore_ascii_case(b"chunked") => {
+                // Some parsers take a tab for a part of the coding, and see another body then.
+                None if value.eq_ignore_ascii_case(b"chunked") && !after.contains(&b'\t') => {
                     self.framing = Some(Framing::Chunked);
                 }
                 None => return Err(HeadFault::Coding),

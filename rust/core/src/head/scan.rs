@@ -211,6 +211,8 @@ fn scan_field<'b>(cursor: &mut Cursor<'b>, rules: &mut Rules<'b>) -> Result<(), 
     }
     let value = cursor.since(value_start);
     cursor.lf()?;
-    rules.field(name, trim(&value[..value.len() - 1]))?;
+    let line = &value[..value.len() - 1];
+    let blanks = line.iter().rev().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    rules.field(name, trim(line), &line[line.len() - blanks..])?;
     Ok(())
 }
