@@ -41,7 +41,7 @@ variants = [
 strategy = "custom_rules"
 rules = [
   { if = "budget.used_pct > 0.5 and tags.way == 'slow'", then = "@cost" },
-  { if = "latency['sim/f-1'].ttft_ms > 0.5 and tags.way == 'fast'", then = "@fast" },
+  { if = "latency['sim/f-1'].ttft_ms > 0 and tags.way == 'fast'", then = "@fast" },
   { if = "health['sim/bad'].state == 'open'", then = "@arms" },
   { if = "request.input_tokens > 60", then = "sim/v-2" },
   { else = { strategy = "fallback", attempts = ["sim/bad", "sim/v-1"] } },
